@@ -1,0 +1,40 @@
+"""``fedhelp run``."""
+
+import logging
+import warnings
+from pathlib import Path
+
+from rich.console import Console
+
+from fedhelp_med.cli.progress import ProgressObserver
+from fedhelp_med.federation.loading import Federation, load_federation
+from fedhelp_med.federation.runner import run_federation
+from fedhelp_med.federation.workspace import Workspace
+from fedhelp_med.report.summary import summarise
+from fedhelp_med.report.table import print_summary
+
+
+def run_file(path: Path, out: Path, *, resume: bool, workers: int | None) -> None:
+    """Run the federation in ``path`` and print its table."""
+    console = Console()
+    federation = load_federation(path)
+    workspace = run_watched(federation, out, console, resume=resume, workers=workers)
+    print_summary(console, summarise(workspace.rows()), federation.file.method, federation.file.name)
+    console.print(f"Results: {out}", highlight=False, soft_wrap=True)
+
+
+def run_watched(federation: Federation, out: Path, console: Console, *, resume: bool, workers: int | None) -> Workspace:
+    """Run a federation under a progress bar, without the libraries' chatter."""
+    quieten()
+    if workers is not None:
+        runtime = federation.file.runtime.model_copy(update={"workers": workers})
+        federation = federation.with_file(federation.file.model_copy(update={"runtime": runtime}))
+    with ProgressObserver(console) as observer:
+        return run_federation(federation, out, resume=resume, observer=observer)
+
+
+def quieten() -> None:
+    """Leave the terminal to results: events.jsonl has what happened."""
+    for name in ("monai", "ignite", "monai.fl", "monai.bundle", "py.warnings"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="executing the bundle config under")

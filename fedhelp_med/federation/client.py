@@ -1,0 +1,299 @@
+"""The FL client of either role: a MONAI ``ClientAlgo`` without the pitfalls of the stock one."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from monai.bundle import ConfigParser
+from monai.fl.client import MonaiAlgo
+from monai.fl.utils.constants import ExtraItems, FlPhase, FlStatistics, WeightType
+from monai.fl.utils.exchange_object import ExchangeObject
+from torch import Tensor, nn
+
+from fedhelp_med.common.errors import FedHelpError
+from fedhelp_med.common.seeds import derive_seed
+from fedhelp_med.engines import ReciprocalTrainer
+from fedhelp_med.federation.config import BatchNorm
+from fedhelp_med.federation.seeding import SeededWorkflow, reseed_loader, seed_round
+from fedhelp_med.networks import MeanOfProbabilities, batch_norm_keys
+
+Split = Literal["validation", "testing"]
+
+ROUND, ROUNDS = "fedhelp_round", "fedhelp_rounds"
+"""Keys of ``extra``: the 1-based round and their number. Without them the client counts its own rounds."""
+
+MODEL, SPLIT = "fedhelp_model", "fedhelp_split"
+"""Keys of ``evaluate``'s ``extra``: which network, on which split. By default the weights that come with the call
+(``global``) on the validation split."""
+
+
+class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
+    """Runs a small or a large site from a bundle.
+
+    What it does otherwise than ``MonaiAlgo``: every round is seeded by (seed, site, round); weights are copies, never
+    live parameters; a key or shape that does not fit stops the round; the optimiser's state for the exchanged network
+    is kept or forgotten on purpose; one workflow serves training and evaluation; a personal large network is evaluated
+    as well, kept in ``state_dict`` and never sent; ``abort`` and ``finalize`` stop the evaluator too.
+
+    Args:
+        bundle_root: the bundle's folder.
+        config_train_filename: its config files in order, and any overlay by absolute path.
+        config_evaluate_filename: the overlay that makes ``validate`` read the testing split.
+        seed: the federation's.
+        local_epochs: per round.
+        send_weight_diff: differences to the downloaded weights instead of weights.
+        has_large: whether this site's config has a large network that starts from the site's own seed.
+        trained: what the trainer's network is called; by default ``proxy`` beside a large network, else ``surrogate``.
+        deployed: the networks whose probabilities are averaged when ``deployed`` is evaluated; by default the large
+            network where there is one, else the trained one.
+        keep_optimizer: keep the optimiser's state of the exchanged network across rounds.
+        batch_norm: ``keep-local`` excludes batch-normalisation layers from the exchange.
+    """
+
+    def __init__(
+        self,
+        bundle_root: str | Path,
+        *,
+        config_train_filename: Sequence[str] = ("configs/train.json",),
+        config_evaluate_filename: str = "configs/evaluate.json",
+        seed: int = 0,
+        local_epochs: int = 1,
+        send_weight_diff: bool = False,
+        has_large: bool = False,
+        trained: str | None = None,
+        deployed: Sequence[str] = (),
+        keep_optimizer: bool = False,
+        batch_norm: BatchNorm = "average",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            bundle_root=str(bundle_root),
+            local_epochs=local_epochs,
+            send_weight_diff=send_weight_diff,
+            config_train_filename=list(config_train_filename),
+            config_evaluate_filename=None,
+            **kwargs,
+        )
+        self.testing_config = config_evaluate_filename
+        self.seed = seed
+        self.has_large = has_large
+        self.trained = trained
+        self.deployed = tuple(deployed)
+        self.keep_optimizer = keep_optimizer
+        self.batch_norm = batch_norm
+        self.round = 0
+        self._received: dict[str, Tensor] = {}
+        self._loaders: dict[str, Any] = {}
+
+    def initialize(self, extra: dict[str, Any] | None = None) -> None:
+        """Build trainer and evaluator from the bundle; the site's name is ``extra[ExtraItems.CLIENT_NAME]``."""
+        extra = dict(extra or {})
+        name = extra.get(ExtraItems.CLIENT_NAME, "noname")
+        stats_sender = extra.pop(ExtraItems.STATS_SENDER, None)
+        root = Path(extra.get(ExtraItems.APP_ROOT, "")) / self.bundle_root
+        self._configs = [str(root / file) for file in self.config_train_filename]
+        self.train_workflow = SeededWorkflow(
+            config_file=self._configs,
+            logging_file=False,
+            network_seed=derive_seed(self.seed, "network"),
+            large_seed=derive_seed(self.seed, name, "large network") if self.has_large else None,
+            **self.train_kwargs,
+        )
+        super().initialize(extra)
+        self.evaluator = self.train_workflow.evaluator
+        if stats_sender is not None:
+            stats_sender.attach(self.trainer)
+            stats_sender.attach(self.evaluator)
+
+        network = self.trainer.network
+        self.large: nn.Module | None = getattr(self.trainer, "large_network", None)
+        self.trained = self.trained or ("surrogate" if self.large is None else "proxy")
+        self.deployed = self.deployed or (self.trained if self.large is None else "large",)
+        self._global = copy.deepcopy(network)
+        personal = batch_norm_keys(network) if self.batch_norm == "keep-local" else frozenset()
+        self.shared_keys = tuple(key for key in network.state_dict() if key not in personal)
+        self.handlers: list[Any] = self.train_workflow.parser.get_parsed_content("method_handlers")
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The networks that this site trains: the exchanged one, and the large one where there is one."""
+        return (str(self.trained),) if self.large is None else (str(self.trained), "large")
+
+    @property
+    def loss_terms(self) -> dict[str, float]:
+        """The mean weighted value of each term that the method added in the last round."""
+        return {handler.name: handler.average for handler in self.handlers if hasattr(handler, "average")}
+
+    def train(self, data: ExchangeObject, extra: dict[str, Any] | None = None) -> None:
+        """Train one round from the downloaded weights in ``data``.
+
+        Where ``data.weights`` is None (a method without exchange) the site goes on from its own.
+        """
+        extra = extra or {}
+        self._set_cuda_device()
+        self.phase = FlPhase.TRAIN
+        self.round = int(extra.get(ROUND, self.round + 1))
+        self._begin_round(extra.get(ROUNDS))
+        if data.weights is not None:
+            weights = self._incoming(data, extra)
+            self._received = {key: tensor.clone() for key, tensor in weights.items()}
+            _load(self.trainer.network, weights)
+        state = self.trainer.state
+        state.max_epochs = state.epoch + self.local_epochs
+        self.iter_of_start_time = state.iteration
+        self.trainer.run()
+
+    def get_weights(self, extra: dict[str, Any] | None = None) -> ExchangeObject:
+        """Return a copy of the shared weights, or their differences to the downloaded ones."""
+        extra = extra or {}
+        if ExtraItems.MODEL_TYPE in extra:
+            return super().get_weights(extra)
+        self.phase = FlPhase.GET_WEIGHTS
+        state = self.trainer.network.state_dict()
+        weights = {key: state[key].detach().cpu().clone() for key in self.shared_keys}
+        for key, tensor in weights.items():
+            if not torch.isfinite(tensor).all():
+                raise FedHelpError(f"{self.client_name}: {key} is not finite after training; lower the learning rate")
+        if self.send_weight_diff:
+            weights = {key: tensor - self._received[key] for key, tensor in weights.items()}
+        statistics = self.trainer.get_stats()
+        statistics[FlStatistics.NUM_EXECUTED_ITERATIONS] = self.trainer.state.iteration - self.iter_of_start_time
+        result = ExchangeObject(
+            weights=weights,
+            weight_type=WeightType.WEIGHT_DIFF if self.send_weight_diff else WeightType.WEIGHTS,
+            statistics=statistics,
+        )
+        for apply in self.post_weight_filters or ():
+            result = apply(result, extra)
+        return result
+
+    def evaluate(self, data: ExchangeObject, extra: dict[str, Any] | None = None) -> ExchangeObject:
+        """Evaluate a network of this site (``extra[MODEL]``) on a split (``extra[SPLIT]``).
+
+        Returns:
+            ExchangeObject: ``metrics`` by name; empty where the site has no image in the split.
+        """
+        extra = extra or {}
+        self._set_cuda_device()
+        if data.weights is not None:
+            # Layers that stay at the site come from the trained network, the rest from the server.
+            _load(self._global, {**self.trainer.network.state_dict(), **self._incoming(data, extra)})
+        self.phase = FlPhase.EVALUATE
+        self.evaluator.network = self.network(extra.get(MODEL, "global"))
+        self.evaluator.data_loader = loader = self._loader(extra.get(SPLIT, "validation"))
+        metrics: dict[str, float] = {}
+        if len(loader) > 0:
+            self.evaluator.state.epoch_length = len(loader)
+            self.evaluator.run(self.trainer.state.epoch + 1)
+            metrics = {key: float(value) for key, value in self.evaluator.state.metrics.items()}
+        result = ExchangeObject(metrics=metrics)
+        for apply in self.post_evaluate_filters or ():
+            result = apply(result, extra)
+        return result
+
+    def network(self, model: str) -> nn.Module:
+        """Return the network called ``model``: trained, ``large``, ``global`` or ``deployed``."""
+        known: dict[str, nn.Module] = {str(self.trained): self.trainer.network, "global": self._global}
+        if self.large is not None:
+            known["large"] = self.large
+        if model == "deployed":
+            return MeanOfProbabilities(*(known[name] for name in self.deployed))
+        if model not in known:
+            raise FedHelpError(f"{self.client_name}: has no network {model!r}; it has {', '.join(known)} and deployed")
+        return known[model]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has to survive a restart: networks, optimisers, auxiliary heads, counters."""
+        trainer = self.trainer
+        state: dict[str, Any] = {
+            "round": self.round,
+            "epoch": trainer.state.epoch,
+            "iteration": trainer.state.iteration,
+            "network": trainer.network.state_dict(),
+            "optimizer": trainer.optimizer.state_dict(),
+            "handlers": [h.state_dict() if hasattr(h, "state_dict") else None for h in self.handlers],
+            "scaler": None if trainer.scaler is None else trainer.scaler.state_dict(),
+        }
+        if isinstance(trainer, ReciprocalTrainer):
+            state["large_network"] = trainer.large_network.state_dict()
+            state["large_optimizer"] = trainer.large_optimizer.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what ``state_dict`` returned."""
+        trainer = self.trainer
+        self.round = state["round"]
+        trainer.state.epoch, trainer.state.iteration = state["epoch"], state["iteration"]
+        trainer.network.load_state_dict(state["network"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        for handler, content in zip(self.handlers, state["handlers"], strict=True):
+            if content is not None:
+                handler.load_state_dict(content)
+        if state["scaler"] is not None:
+            trainer.scaler.load_state_dict(state["scaler"])
+        if isinstance(trainer, ReciprocalTrainer):
+            trainer.large_network.load_state_dict(state["large_network"])
+            trainer.large_optimizer.load_state_dict(state["large_optimizer"])
+
+    def abort(self, extra: dict[str, Any] | None = None) -> None:
+        """Stop training and evaluation after the current iteration."""
+        for engine in (self.trainer, self.evaluator):
+            if engine is not None:
+                engine.terminate()
+
+    def finalize(self, extra: dict[str, Any] | None = None) -> None:
+        """Stop, and run the bundle's own finalisation."""
+        self.abort(extra)
+        if self.train_workflow is not None:
+            self.train_workflow.finalize()
+
+    def _incoming(self, data: ExchangeObject, extra: dict[str, Any]) -> dict[str, Tensor]:
+        """Apply the filters and check that the weights are exactly those of the exchanged network."""
+        if not isinstance(data, ExchangeObject):
+            raise FedHelpError(f"{self.client_name}: expected an ExchangeObject, received a {type(data).__name__}")
+        for apply in self.pre_filters or ():
+            data = apply(data, extra)
+        weights = {key: torch.as_tensor(value) for key, value in (data.weights or {}).items()}
+        own = self.trainer.network.state_dict()
+        if differing := sorted(set(self.shared_keys).symmetric_difference(weights)):
+            raise FedHelpError(
+                f"{self.client_name}: the global weights and the site's network differ in the keys "
+                f"{', '.join(differing[:3])}{' ...' if len(differing) > 3 else ''}; "
+                "all sites need the same small network"
+            )
+        for key, tensor in weights.items():
+            if tensor.shape != own[key].shape:
+                raise FedHelpError(
+                    f"{self.client_name}: {key} has the shape {tuple(tensor.shape)} in the global weights and "
+                    f"{tuple(own[key].shape)} at the site; all sites need the same small network"
+                )
+        return weights
+
+    def _begin_round(self, rounds: int | None) -> None:
+        trainer = self.trainer
+        seed = derive_seed(self.seed, self.client_name, self.round)
+        seed_round(trainer, seed)
+        for handler in self.handlers:
+            if (public := getattr(handler, "public_loader", None)) is not None:
+                reseed_loader(public, derive_seed(seed, "public"))
+        trainer.state.federated_round, trainer.state.federated_rounds = self.round, rounds
+        if not self.keep_optimizer:
+            for parameter in trainer.network.parameters():
+                trainer.optimizer.state.pop(parameter, None)
+
+    def _loader(self, split: Split) -> Any:
+        if not self._loaders:
+            self._loaders["validation"] = self.evaluator.data_loader
+        if split not in self._loaders:
+            parser = ConfigParser()
+            root = Path(self._configs[0]).parent.parent
+            parser.read_config([*self._configs, str(root / self.testing_config)])
+            parser.update(pairs=self.train_kwargs)
+            self._loaders[split] = parser.get_parsed_content("validate#dataloader")
+        return self._loaders[split]
+
+
+def _load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    network.load_state_dict({**network.state_dict(), **weights})

@@ -1,0 +1,132 @@
+"""Where the sites live: all in this process, or shared out among worker processes."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from fedhelp_med.federation.site import ClientFactory, SiteHost, SiteJob, SiteReport, fedhelp_client
+
+Outcome = SiteReport | Exception
+"""What a site's step came to."""
+
+
+class Hosts(Protocol):
+    """Executes one step at every site."""
+
+    def each(self, step: str, *arguments: Any) -> Iterator[tuple[str, Outcome]]:
+        """Run ``SiteHost.step(*arguments)`` at each site; yield outcomes in the order of the sites' names."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class InProcess:
+    """All sites in this process, one after the other."""
+
+    def __init__(self, jobs: Sequence[SiteJob], create: ClientFactory = fedhelp_client) -> None:
+        self._hosts = {job.name: SiteHost(job, create) for job in sorted(jobs, key=lambda job: job.name)}
+
+    def each(self, step: str, *arguments: Any) -> Iterator[tuple[str, Outcome]]:
+        """Run the step at one site after the other."""
+        for name, host in self._hosts.items():
+            try:
+                yield name, getattr(host, step)(*arguments)
+            except Exception as error:
+                yield name, error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hosts.clear()
+
+
+class Workers:
+    """Sites shared out among processes; a site stays with its process, which keeps its data and networks.
+
+    The outcome does not depend on the number of processes: every site's numbers follow from its seeds and threads.
+    """
+
+    def __init__(self, jobs: Sequence[SiteJob], workers: int, create: ClientFactory = fedhelp_client) -> None:
+        self._create = create
+        self._jobs = {job.name: job for job in sorted(jobs, key=lambda job: job.name)}
+        self._place = _shared_out(jobs, workers)
+        self._pools: dict[int, ProcessPoolExecutor] = {}
+
+    def each(self, step: str, *arguments: Any) -> Iterator[tuple[str, Outcome]]:
+        """Run the step at all sites, those with the most images first."""
+        order = sorted(self._jobs.values(), key=lambda job: -job.samples)
+        futures = {job.name: self._submit(job, step, arguments) for job in order}
+        for name in self._jobs:
+            try:
+                yield name, futures[name].result()
+            except Exception as error:
+                if self._broken(name):
+                    self._pools.pop(self._place[name]).shutdown(wait=False)
+                yield name, error
+
+    def _submit(self, job: SiteJob, step: str, arguments: tuple[Any, ...]) -> "Future[SiteReport]":
+        place = self._place[job.name]
+        if place not in self._pools:
+            self._pools[place] = ProcessPoolExecutor(
+                max_workers=1, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent
+            )
+        return self._pools[place].submit(_step, job, self._create, step, arguments)
+
+    def _broken(self, name: str) -> bool:
+        pool = self._pools.get(self._place[name])
+        return pool is not None and bool(getattr(pool, "_broken", False))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in self._pools.values():
+            pool.shutdown(cancel_futures=True)
+        self._pools.clear()
+
+
+def open_hosts(jobs: Sequence[SiteJob], workers: int, create: ClientFactory = fedhelp_client) -> Hosts:
+    """Return where the sites live: this process for one worker, else as many processes as are of use."""
+    workers = min(workers, len(jobs))
+    return InProcess(jobs, create) if workers == 1 else Workers(jobs, workers, create)
+
+
+def _shared_out(jobs: Sequence[SiteJob], workers: int) -> dict[str, int]:
+    """Give each site, largest first, to the process that has the fewest images so far."""
+    load = [0] * workers
+    place = {}
+    for job in sorted(jobs, key=lambda job: (-job.samples, job.name)):
+        place[job.name] = index = load.index(min(load))
+        load[index] += job.samples
+    return place
+
+
+_HOSTS: dict[str, SiteHost] = {}
+"""The sites of this worker process."""
+
+
+def _step(job: SiteJob, create: Callable[[SiteJob], Any], step: str, arguments: tuple[Any, ...]) -> SiteReport:
+    host = _HOSTS.setdefault(job.name, SiteHost(job, create))
+    report: SiteReport = getattr(host, step)(*arguments)
+    return report
+
+
+def _die_with_parent() -> None:
+    """A worker whose runner was killed must not train on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,231 @@
+"""One site of a run, in whatever process it lives."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from ignite.engine import Events
+from monai.fl.client import ClientAlgo
+from monai.fl.utils.constants import ExtraItems
+from monai.fl.utils.exchange_object import ExchangeObject
+
+from fedhelp_med.common.errors import FedHelpError
+from fedhelp_med.common.files import replacing_folder, write_json
+from fedhelp_med.federation.client import MODEL, ROUND, ROUNDS, SPLIT, FedHelpAlgo
+from fedhelp_med.federation.config import BatchNorm, Upload
+from fedhelp_med.federation.state import load_state, load_tensors, save_state, save_tensors
+from fedhelp_med.federation.workspace import Row
+from fedhelp_med.methods import Role
+
+
+@dataclass(frozen=True)
+class SiteJob:
+    """Everything that a site's process has to know; plain values, so that it can be sent to one."""
+
+    name: str
+    role: Role
+    bundle: str
+    configs: tuple[str, ...]
+    folder: Path
+    seed: int
+    rounds: int
+    local_epochs: int
+    samples: int
+    splits: tuple[str, ...]
+    has_large: bool
+    trained: str
+    deployed: tuple[str, ...]
+    keep_optimizer: bool
+    exchanges: bool
+    upload: Upload
+    batch_norm: BatchNorm
+    threads: int
+    timeout: float | None
+
+
+@dataclass
+class SiteReport:
+    """What a site tells after a round of training."""
+
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+    engine_seconds: float = 0.0
+    bytes_sent: int = 0
+    loss_terms: dict[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class PersonalClient(Protocol):
+    """What ``FedHelpAlgo`` offers beyond a MONAI ``ClientAlgo``."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The networks that the site trains."""
+
+    @property
+    def loss_terms(self) -> dict[str, float]:
+        """The mean weighted value of each added loss term in the last round."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The personal state."""
+
+    def load_state_dict(self, state: Any) -> None:
+        """Continue from a personal state."""
+
+
+ClientFactory = Callable[[SiteJob], ClientAlgo]
+
+
+def fedhelp_client(job: SiteJob) -> ClientAlgo:
+    """Return the client that a job describes."""
+    return FedHelpAlgo(
+        job.bundle,
+        config_train_filename=job.configs,
+        seed=job.seed,
+        local_epochs=job.local_epochs,
+        send_weight_diff=job.upload == "differences",
+        has_large=job.has_large,
+        trained=job.trained,
+        deployed=job.deployed,
+        keep_optimizer=job.keep_optimizer,
+        batch_norm=job.batch_norm,
+    )
+
+
+class SiteHost:
+    """Drives one site's ``ClientAlgo``. After a failure the client is built anew from the last state on disk."""
+
+    def __init__(self, job: SiteJob, create: ClientFactory = fedhelp_client) -> None:
+        self.job = job
+        self._create = create
+        self._client: ClientAlgo | None = None
+        self._deadline = float("inf")
+
+    def train(self, number: int, weights: Path | None) -> SiteReport:
+        """Train round ``number`` from the global weights in a file; keep the update and the state on disk."""
+        start = time.perf_counter()
+        report = SiteReport()
+        with self._failing_safely():
+            client = self._ready()
+            extra = {ROUND: number, ROUNDS: self.job.rounds}
+            begin = time.perf_counter()
+            client.train(_exchange(weights), extra)
+            report.engine_seconds += time.perf_counter() - begin
+            update = client.get_weights(extra)
+            report.bytes_sent = self._keep(number, update) if self.job.exchanges else self._keep(number, None)
+            if isinstance(client, PersonalClient):
+                report.loss_terms = client.loss_terms
+                for model in client.models:
+                    report.rows += self._evaluate(number, model, "validation", None, report)
+        report.seconds = time.perf_counter() - start
+        return report
+
+    def evaluate(self, number: int, weights: Path) -> SiteReport:
+        """Evaluate the global weights on the validation split."""
+        start = time.perf_counter()
+        report = SiteReport()
+        with self._failing_safely():
+            report.rows += self._evaluate(number, "global", "validation", weights, report)
+        report.seconds = time.perf_counter() - start
+        return report
+
+    def test(self, number: int, weights: Path | None) -> SiteReport:
+        """Evaluate every network on the testing split and keep those that the site deploys."""
+        start = time.perf_counter()
+        report = SiteReport()
+        with self._failing_safely():
+            client = self._ready()
+            models = ("global",) if weights is not None else ()
+            if isinstance(client, PersonalClient):
+                models = (*client.models, *models, "deployed")
+                report.rows += self._evaluate(number, "deployed", "validation", weights, report)
+            for model in models:
+                report.rows += self._evaluate(number, model, "testing", weights, report)
+            if isinstance(client, FedHelpAlgo):
+                self._deploy(client)
+        report.seconds = time.perf_counter() - start
+        return report
+
+    def _ready(self) -> ClientAlgo:
+        torch.set_num_threads(self.job.threads)
+        if self._client is None:
+            client = self._create(self.job)
+            client.initialize({ExtraItems.CLIENT_NAME: self.job.name})
+            states = sorted(self.job.folder.glob("round-*"))
+            if states and isinstance(client, PersonalClient):
+                client.load_state_dict(load_state(states[-1]))
+            self._watch(client)
+            self._client = client
+        self._deadline = float("inf") if self.job.timeout is None else time.monotonic() + self.job.timeout
+        return self._client
+
+    def _watch(self, client: ClientAlgo) -> None:
+        """In one process a time-out can act only between iterations."""
+
+        def check(_: Any) -> None:
+            if time.monotonic() > self._deadline:
+                raise FedHelpError(f"{self.job.name}: took longer than runtime.site_timeout = {self.job.timeout} s")
+
+        for engine in (getattr(client, "trainer", None), getattr(client, "evaluator", None)):
+            if engine is not None:
+                engine.add_event_handler(Events.ITERATION_STARTED, check)
+
+    def _keep(self, number: int, update: ExchangeObject | None) -> int:
+        """Store the update and the personal state of a round; return the size of the update in bytes."""
+        size = 0
+        with replacing_folder(self.job.folder / f"round-{number:04d}") as folder:
+            if update is not None:
+                save_tensors(folder / "update.safetensors", update.weights)
+                size = (folder / "update.safetensors").stat().st_size
+                write_json(
+                    folder / "update.json", {"weight_type": str(update.weight_type), "samples": self.job.samples}
+                )
+            if isinstance(self._client, PersonalClient):
+                save_state(folder, self._client.state_dict())
+        return size
+
+    def _evaluate(self, number: int, model: str, split: str, weights: Path | None, report: SiteReport) -> list[Row]:
+        if split not in self.job.splits:
+            return []
+        client = self._ready()
+        begin = time.perf_counter()
+        result = client.evaluate(_exchange(weights), {MODEL: model, SPLIT: split, ROUND: number})
+        report.engine_seconds += time.perf_counter() - begin
+        job = self.job
+        return [
+            Row(number, job.name, job.role, model, split, metric, float(value))
+            for metric, value in sorted((result.metrics or {}).items())
+        ]
+
+    def _deploy(self, client: FedHelpAlgo) -> None:
+        with replacing_folder(self.job.folder / "deployed") as folder:
+            for model in client.deployed:
+                save_tensors(folder / f"{model}.safetensors", client.network(model).state_dict())
+            write_json(
+                folder / "meta.json",
+                {
+                    "site": self.job.name,
+                    "role": self.job.role,
+                    "networks": list(client.deployed),
+                    "rule": "mean of probabilities" if len(client.deployed) > 1 else "single network",
+                    "bundle": self.job.bundle,
+                    "configs": list(self.job.configs),
+                },
+            )
+
+    @contextmanager
+    def _failing_safely(self) -> Iterator[None]:
+        """After a failure forget the client: the next call builds it from the last state on disk."""
+        try:
+            yield
+        except BaseException:
+            self._client = None
+            raise
+
+
+def _exchange(weights: Path | None) -> ExchangeObject:
+    return ExchangeObject(weights=None if weights is None else load_tensors(weights))

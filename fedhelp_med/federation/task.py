@@ -1,0 +1,129 @@
+"""What the data say about the task, and the config that each site executes on top of the bundle's."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+
+from fedhelp_med.common.errors import InputError
+from fedhelp_med.data import describe_image
+from fedhelp_med.federation.config import Site
+from fedhelp_med.federation.loading import Federation
+from fedhelp_med.methods import Role
+from fedhelp_med.networks import named_module
+
+LARGEST_IMAGE = 128
+"""Images are resized to at most this many pixels a side unless ``overrides.image_size`` says otherwise."""
+
+
+def task_constants(federation: Federation) -> dict[str, Any]:
+    """Return the bundle's constants that follow from the data, unless the file overrides them.
+
+    ``class_names`` from the datalists; ``in_channels``, ``channel_dim`` and ``image_size`` from the first training
+    image of each site.
+
+    Raises:
+        InputError: when the sites' images have different channels.
+    """
+    bundle = ConfigParser.load_config_file(str(federation.bundle / "configs" / "train.json"))
+    overrides = federation.file.overrides
+    spatial_dims = overrides.get("spatial_dims", bundle.get("spatial_dims", 2))
+    images = {
+        site.name: describe_image(Path(federation.datalists[site.name].splits["training"][0]["image"]), spatial_dims)
+        for site in federation.sites
+    }
+    derived: dict[str, Any] = {"class_names": list(federation.classes)}
+    for key in ("in_channels", "channel_dim"):
+        if key in overrides:
+            continue
+        values = {name: getattr(image, key) for name, image in images.items()}
+        if len(set(values.values())) > 1:
+            found = ", ".join(f"{name}: {value}" for name, value in values.items())
+            raise InputError(
+                f"sites.data: the sites' images differ in {key} ({found}); bring them to one form, "
+                f"or set overrides.{key}"
+            )
+        derived[key] = next(iter(values.values()))
+    smallest = [min(sizes) for sizes in zip(*(image.spatial_shape for image in images.values()), strict=True)]
+    derived["image_size"] = [min(size, LARGEST_IMAGE) for size in smallest]
+    return {key: value for key, value in derived.items() if key in bundle and key not in overrides}
+
+
+def site_overlay(federation: Federation, site: Site, constants: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the MONAI config that makes the bundle's files this site's."""
+    file = federation.file
+    plan = federation.method.plan(site.role)
+    datalist = federation.datalists[site.name]
+    overlay: dict[str, Any] = {
+        "bundle_root": str(federation.bundle),
+        "dataset_dir": str(datalist.path.parent),
+        "datalist": str(datalist.path),
+        "standalone": False,
+        **constants,
+        **file.overrides,
+        "public_datalist": file.public.data if file.public else None,
+        "ledger": file.foundation.ledger if file.foundation else None,
+        "foundation_model": file.foundation.model if file.foundation else None,
+        "method_handlers": [dict(handler) for handler in plan.handlers],
+    }
+    if file.roles.small:
+        overlay |= {"network_def": file.roles.small.network, "head": file.roles.small.head}
+    if file.roles.large:
+        overlay |= {"large_network_def": file.roles.large.network, "large_head": file.roles.large.head}
+    if not datalist.splits.get("validation"):
+        overlay["validate#dataset#data"] = []
+    return {**overlay, **plan.overlay}
+
+
+def check_networks(federation: Federation, constants: Mapping[str, Any]) -> None:
+    """Build each role's network once and let it see an empty image, before anything is written.
+
+    Raises:
+        InputError: when it cannot be built, has no such head, or gives another number of classes than the task has.
+    """
+    for role, network_key, head_key in (("small", "network_def", "head"), ("large", "large_network_def", "large_head")):
+        sites = [site for site in federation.sites if site.role == role or network_key == "network_def"]
+        if sites:
+            _check_network(federation, sites[0], constants, role, network_key, head_key)  # type: ignore[arg-type]
+
+
+def _check_network(
+    federation: Federation, site: Site, constants: Mapping[str, Any], role: Role, network_key: str, head_key: str
+) -> None:
+    overlay = site_overlay(federation, site, constants)
+    parser = ConfigParser()
+    parser.read_config(str(federation.bundle / "configs" / "train.json"))
+    for key, value in overlay.items():
+        if key not in ("network_def", "head") or not str(value).startswith("@"):  # a method may swap them
+            parser[key] = value
+    custom = getattr(federation.file.roles, role) is not None
+    where = f"roles.{role}.network" if custom else f"bundle {federation.bundle.name}: {network_key}"
+    try:
+        network = parser.get_parsed_content(network_key)
+    except Exception as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise InputError(f"{where}: cannot be built ({reason}); correct its _target_ and arguments") from None
+    try:
+        named_module(network, parser[head_key])
+    except InputError as error:
+        raise InputError(f"{where.removesuffix('.network')}.{error}") from None
+    size = parser.get("image_size")
+    if size is None:
+        return
+    image = torch.zeros(1, parser.get_parsed_content("in_channels"), *size)
+    try:
+        with torch.inference_mode():
+            output = network.eval()(image)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{where}: fails on an image of shape {tuple(image.shape)} ({reason}); "
+            "correct in_channels, spatial_dims or overrides.image_size"
+        ) from None
+    classes = len(parser.get_parsed_content("class_names"))
+    if output.shape[1] != classes and not (classes == 2 and output.shape[1] == 1):
+        raise InputError(
+            f"{where}: gives {output.shape[1]} channels for {classes} classes; set out_channels: {classes}"
+        )

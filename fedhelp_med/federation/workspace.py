@@ -1,0 +1,153 @@
+"""The run folder on disk: a round is a transaction.
+
+``global/round-0003/meta.json`` is written last and commits round 3. What belongs to an uncommitted round is discarded
+when a run is resumed, and the round is repeated.
+"""
+
+import csv
+import io
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fedhelp_med.common.files import replacing, write_json, write_text
+from fedhelp_med.federation.state import load_tensors, save_tensors
+
+KEPT_ROUNDS = 2
+"""How many rounds of a site's personal state are kept."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of ``metrics.csv``."""
+
+    round: int
+    site: str
+    role: str
+    model: str
+    split: str
+    metric: str
+    value: float
+
+
+class Workspace:
+    """Paths and transactions of one run folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.federation_file = root / "federation.yaml"
+        self.metrics_file = root / "metrics.csv"
+        self.events_file = root / "events.jsonl"
+
+    def site(self, name: str) -> Path:
+        """Return a site's folder."""
+        return self.root / "sites" / name
+
+    def global_round(self, number: int) -> Path:
+        """Return the folder of the global model after round ``number`` (0: the start)."""
+        return self.root / "global" / f"round-{number:04d}"
+
+    def model(self, number: int) -> Path:
+        """Return the file of the global weights after round ``number``."""
+        return self.global_round(number) / "model.safetensors"
+
+    def save_global(self, number: int, weights: Mapping[str, Tensor]) -> None:
+        """Write the global weights of a round that is not committed yet."""
+        with replacing(self.model(number)) as temporary:
+            save_tensors(temporary, weights)
+
+    def load_global(self, number: int) -> dict[str, Tensor]:
+        """Read the global weights after round ``number``."""
+        return load_tensors(self.model(number))
+
+    def commit(self, number: int, rows: Iterable[Row], details: Mapping[str, Any]) -> None:
+        """Commit a round with its metrics, then bring ``metrics.csv`` up to date and forget old site states."""
+        content = {"round": number, **details, "metrics": [astuple(row) for row in rows]}
+        write_json(self.global_round(number) / "meta.json", content)
+        self.write_metrics()
+        for folder in self.root.glob("sites/*/round-*"):
+            if _number(folder) <= number - KEPT_ROUNDS:
+                shutil.rmtree(folder)
+
+    def committed(self) -> int | None:
+        """Return the last committed round, None before the first."""
+        return max((_number(path.parent) for path in self.root.glob("global/round-*/meta.json")), default=None)
+
+    def discard_unfinished(self) -> None:
+        """Remove what belongs to no committed round."""
+        last = self.committed()
+        for folder in (*self.root.glob("global/round-*"), *self.root.glob("sites/*/round-*")):
+            if last is None or _number(folder) > last:
+                shutil.rmtree(folder)
+        for leftover in (*self.root.glob("sites/*/.*"), *self.root.glob("global/round-*/.*"), *self.root.glob(".*")):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def rows(self) -> list[Row]:
+        """Return all committed metrics: rounds in order, then testing, then those of the reference."""
+        files = [*sorted(self.root.glob("global/round-*/meta.json")), self.root / "testing.json"]
+        rows = [Row(*row) for file in files if file.is_file() for row in json.loads(file.read_text())["metrics"]]
+        if self.complete and self.reference.complete:
+            rows += [row for row in self.reference.rows() if row.model == "local"]
+        return rows
+
+    def finish(self, rows: Iterable[Row]) -> None:
+        """Commit the rows on the testing split: the run is complete."""
+        write_json(self.root / "testing.json", {"metrics": [astuple(row) for row in rows]})
+        self.write_metrics()
+
+    @property
+    def reference(self) -> "Workspace":
+        """The run of the reference method, where the federation file names one."""
+        return Workspace(self.root / "reference")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has ended."""
+        return (self.root / "testing.json").is_file()
+
+    def write_metrics(self) -> None:
+        """Write ``metrics.csv`` anew from what is committed."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Row))
+        for row in self.rows():
+            *labels, value = astuple(row)
+            writer.writerow([*labels, f"{value:.6f}"])
+        write_text(self.metrics_file, text.getvalue())
+
+    def record(self, event: str, **details: Any) -> None:
+        """Append a line to ``events.jsonl``."""
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **details}, ensure_ascii=False)
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.events_file.open("a+b") as file:
+            if file.tell() and not _ends_whole(self.events_file):
+                line = "\n" + line  # a killed run may have left half a line
+            file.write(line.encode() + b"\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the recorded events, without a half-written last line."""
+        if not self.events_file.is_file():
+            return []
+        events = []
+        for line in self.events_file.read_text(encoding="utf-8").splitlines():
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                continue
+        return events
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read() == b"\n"
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.removeprefix("round-"))

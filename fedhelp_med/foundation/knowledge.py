@@ -1,0 +1,110 @@
+"""The public images with what is known about them, as a bundle's configuration uses them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhelp_med.common.errors import InputError
+from fedhelp_med.data.datalist import Datalist, read_datalist
+from fedhelp_med.foundation.addresses import content_key
+from fedhelp_med.foundation.ledger import Ledger
+from fedhelp_med.foundation.protocol import Described, ModelDescription
+
+
+class PublicKnowledge:
+    """The items of a public datalist, each with a foundation model's answer, a label, or both.
+
+    Args:
+        datalist: the public datalist; its ``training`` items are taken.
+        ledger: the ledger with a foundation model's answers. Without one, the labels are all that is known.
+        model: which model of the ledger, as ``NAME`` or ``NAME VERSION``; needed if it has several.
+
+    Attributes:
+        items: MONAI items ``{"image": path, "label": ..., "knowledge": float32 array}``. ``label`` is there if the
+            datalist has labels, ``knowledge`` (`K` or `K, H, W[, D]`) if there is a ledger.
+        channels: K, the classes of the model, else of the public labels.
+        classes: their names.
+        model_name: name and version of the model, None without a ledger.
+
+    Raises:
+        InputError: if images have no answer, only some have labels, the labels are not the model's classes, or
+            there is nothing to learn from.
+
+    Example:
+        In a bundle: ``"knowledge": {"_target_": "fedhelp_med.foundation.PublicKnowledge", "datalist": "...",
+        "ledger": "..."}`` and ``"data": "$@knowledge.items"``.
+    """
+
+    def __init__(self, datalist: str | Path, ledger: str | Path | None = None, model: str | None = None) -> None:
+        public = read_datalist(Path(datalist))
+        self.items = [_item(entry) for entry in public.splits["training"]]
+        labelled = sum("label" in item for item in self.items)
+        if 0 < labelled < len(self.items):
+            raise InputError(
+                f"{public.path}: {labelled} of {len(self.items)} public images have a label: label all or none"
+            )
+        self.classes = tuple(public.classes)
+        self.model_name: str | None = None
+        if ledger is not None:
+            with Ledger(ledger, readonly=True) as book:
+                chosen = _choose(book, model)
+                answers = _answers(book, chosen, [item["image"] for item in self.items], public)
+            if labelled:
+                _compare(public, chosen)
+            for item, answer in zip(self.items, answers, strict=True):
+                item["knowledge"] = answer
+            self.classes, self.model_name = chosen.classes, str(chosen)
+        elif model is not None:
+            raise InputError(f"the foundation model {model!r} is named without a ledger: give the ledger as well")
+        elif not labelled:
+            raise InputError(
+                f"{public.path} has no labels and there is no ledger, so there is nothing to learn from: "
+                "make a ledger with `fedhelp foundation acquire`, or add labels"
+            )
+        self.channels = int(self.items[0]["knowledge"].shape[0]) if self.model_name else len(self.classes)
+
+
+def _item(entry: Mapping[str, Any]) -> dict[str, Any]:
+    item = {"image": str(entry["image"])}
+    return {**item, "label": entry["label"]} if entry.get("label") is not None else item
+
+
+def _choose(book: Ledger, wanted: str | None) -> ModelDescription:
+    models = book.models()
+    chosen = [model for model in models if wanted in (None, model.name, str(model))]
+    if len(chosen) == 1:
+        return chosen[0]
+    if not models:
+        raise InputError(f"the ledger {book.path} has no answers yet: ask with `fedhelp foundation acquire`")
+    names = ", ".join(map(str, models))
+    if wanted is None or chosen:
+        raise InputError(f"the ledger {book.path} has the answers of several models ({names}): choose one by `model`")
+    raise InputError(f"the ledger {book.path} has no model {wanted!r}: it has {names}")
+
+
+def _answers(book: Ledger, model: Described, paths: Sequence[str], public: Datalist) -> list[NDArray[np.float32]]:
+    keys = book.recall(model, paths)
+    for path in paths:
+        if path not in keys:
+            keys[path] = content_key(model.input.preprocess(path), model)
+    missing = set(book.missing(keys.values()))
+    if missing:
+        count = sum(keys[path] in missing for path in paths)
+        raise InputError(
+            f"{count} of {len(paths)} public images of {public.path} have no answer of {model.name} {model.version} "
+            f"in the ledger {book.path}: ask for them with `fedhelp foundation acquire`"
+        )
+    answers = book.answers(keys.values())
+    return [answers[keys[path]].astype(np.float32) for path in paths]
+
+
+def _compare(public: Datalist, model: Described) -> None:
+    """Refuse labels of other classes than the model's: one head cannot learn both."""
+    if tuple(public.classes) != model.classes:
+        raise InputError(
+            f"{public.path} has the classes {', '.join(public.classes)}, but {model.name} answers for "
+            f"{', '.join(model.classes)}: give both the same names in the same order, or leave the labels out"
+        )

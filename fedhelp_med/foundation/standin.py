@@ -1,0 +1,233 @@
+"""A stand-in for a foundation model, trained here, where none can be reached.
+
+It is a larger network than a small site has, trained on labelled images that no site has. That makes it a better
+teacher than the sites' own networks on their kind of image, and nothing more: it is not a medical foundation
+model, and its description says so.
+"""
+
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.metrics import compute_roc_auc
+from monai.networks.nets import DenseNet
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.common.files import replacing, write_json
+from fedhelp_med.common.seeds import derive_seed
+from fedhelp_med.data.datalist import Datalist, read_datalist
+from fedhelp_med.foundation.local import DESCRIPTION
+from fedhelp_med.foundation.protocol import InputSpec
+
+NOTE = "A stand-in trained for demonstration and tests. It is not a medical foundation model."
+LEARNING_RATE = 1e-3
+TORCHSCRIPT = "foundation.ts"
+SMALLEST = 16  # pixels that remain one pixel after the network's four halvings
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Preprocessed images `N, C, H, W` with class indices `N`."""
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def digest(self) -> str:
+        """Return a hash of pixels and labels."""
+        digest = hashlib.sha256(self.pixels.numpy().data)
+        digest.update(self.labels.numpy().data)
+        return digest.hexdigest()
+
+
+def train_stand_in(
+    datalist: Path,
+    out: Path,
+    *,
+    seed: int,
+    steps: int = 1200,
+    batch_size: int = 16,
+    threads: int = 2,
+    input: InputSpec | None = None,
+) -> Path:
+    """Train a stand-in classifier, unless ``out`` holds the one that the same arguments and images gave.
+
+    Adam with a cosine decay of the learning rate, random flips in the plane. The same images, arguments and machine
+    give the same weights.
+
+    Args:
+        datalist: labelled images; its ``validation`` split, if there is one, is only measured on.
+        out: the folder that receives ``foundation.ts`` and ``foundation.json``.
+        seed: decides the initial weights, the batches and the flips.
+        steps: optimiser steps.
+        batch_size: images per step.
+        threads: threads of torch; another number gives slightly different weights.
+        input: the image that the model takes; by default as the first training image is.
+
+    Returns:
+        The path of ``foundation.json``.
+
+    Raises:
+        InputError: if an image has no class index as label, there are fewer than two classes, or the input is not
+            two-dimensional with 16 pixels or more along each axis.
+    """
+    source = read_datalist(datalist)
+    spec = input or InputSpec.like(source.splits["training"][0]["image"], spatial_dims=2)
+    if len(spec.size) != 2 or min(spec.size) < SMALLEST:
+        raise InputError(f"the input has the size {spec.size}: give `input` two axes of {SMALLEST} pixels or more")
+    if len(source.classes) < 2:
+        raise InputError(f"{source.path} has {len(source.classes)} classes: a classifier needs two or more")
+    training = _load(source, "training", spec)
+    validation = _load(source, "validation", spec) if source.splits.get("validation") else None
+    provenance: dict[str, Any] = {
+        "note": NOTE,
+        "datalist": source.name,
+        "images": len(training),
+        "images_sha256": training.digest(),
+        "validation_images": 0 if validation is None else len(validation),
+        "validation_sha256": None if validation is None else validation.digest(),
+        "seed": seed,
+        "steps": steps,
+        "batch_size": batch_size,
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+    description = {
+        "name": f"stand-in-{source.name}",
+        "version": "1",
+        "classes": list(source.classes),
+        "kind": "logits",
+        "input": spec.to_dict(),
+        "torchscript": TORCHSCRIPT,
+        "provenance": provenance,
+    }
+    file = out / DESCRIPTION
+    if _is_same(file, description):
+        return file
+    with _reproducible(derive_seed(seed, "stand-in"), threads):
+        network = _network(spec.channels, len(source.classes))
+        _train(network, training, steps, batch_size)
+        provenance["validation"] = None if validation is None else _measure(network, validation)
+        script = _script(network, training.pixels[:3])
+    with replacing(out / TORCHSCRIPT) as temporary:
+        temporary.write_bytes(script)
+    provenance["torchscript_sha256"] = hashlib.sha256(script).hexdigest()
+    write_json(file, description)  # last: a description beside older weights would not be reused
+    return file
+
+
+def _network(channels: int, classes: int) -> nn.Module:
+    network: nn.Module = DenseNet(
+        spatial_dims=2,
+        in_channels=channels,
+        out_channels=classes,
+        init_features=32,
+        growth_rate=16,
+        block_config=(4, 4, 4),
+        norm=("group", {"num_groups": 4}),
+    )
+    return network
+
+
+def _train(network: nn.Module, images: _Images, steps: int, batch_size: int) -> None:
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    network.train()
+    for _, chosen in zip(range(steps), _batches(len(images), batch_size), strict=False):
+        optimizer.zero_grad(set_to_none=True)
+        loss = cross_entropy(network(_flipped(images.pixels[chosen])), images.labels[chosen])
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    network.eval()
+
+
+def _batches(images: int, batch_size: int) -> Iterator[torch.Tensor]:
+    """Yield batches of indices without end: every epoch in another order, without its incomplete last batch."""
+    size = min(batch_size, images)
+    while True:
+        order = torch.randperm(images)
+        for first in range(0, images - size + 1, size):
+            yield order[first : first + size]
+
+
+def _flipped(pixels: torch.Tensor) -> torch.Tensor:
+    for axis in (2, 3):
+        chosen = torch.rand(len(pixels), 1, 1, 1) < 0.5
+        pixels = torch.where(chosen, pixels.flip(axis), pixels)
+    return pixels
+
+
+def _measure(network: nn.Module, images: _Images) -> dict[str, float | None]:
+    """Return accuracy and (macro-averaged) area under the ROC curve; None where a class has no image."""
+    with torch.inference_mode():
+        logits = torch.cat([network(batch) for batch in torch.split(images.pixels, 64)])
+    classes = logits.shape[1]
+    accuracy = (logits.argmax(dim=1) == images.labels).double().mean().item()
+    auc = None
+    if len(set(images.labels.tolist())) == classes:
+        auc = float(compute_roc_auc(logits.softmax(dim=1), one_hot(images.labels, classes), average="macro"))
+    return {"accuracy": accuracy, "auc": auc}
+
+
+def _script(network: nn.Module, example: torch.Tensor) -> bytes:
+    """Return the network as TorchScript, which gave the same logits for another batch size than it was traced with."""
+    buffer = io.BytesIO()  # saved to a file, the archive would hold the file's temporary name
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit: still the format of MONAI's model.ts
+        torch.jit.save(torch.jit.trace(network, example[:1]), buffer)  # type: ignore[no-untyped-call]
+        buffer.seek(0)
+        restored = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
+        if not torch.equal(restored(example), network(example)):
+            raise FedHelpError("the TorchScript of the stand-in answers differently from the network: not written")
+    return buffer.getvalue()
+
+
+def _load(source: Datalist, split: str, spec: InputSpec) -> _Images:
+    entries = source.splits[split]
+    pixels = np.empty((len(entries), *spec.shape), dtype=np.float32)
+    for index, entry in enumerate(entries):
+        label = entry.get("label")
+        if not isinstance(label, int) or not 0 <= label < len(source.classes):
+            raise InputError(
+                f"{source.path}: the label of {entry['image']} is {label!r}: a stand-in is trained on class indices "
+                f"from 0 to {len(source.classes) - 1}"
+            )
+        pixels[index] = spec.preprocess(entry["image"])
+    return _Images(torch.from_numpy(pixels), torch.tensor([entry["label"] for entry in entries]))
+
+
+def _is_same(file: Path, description: dict[str, Any]) -> bool:
+    """Whether ``file`` and the weights beside it are what training from this description would give again."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        script = (file.parent / TORCHSCRIPT).read_bytes()
+        digest = found["provenance"].pop("torchscript_sha256")
+        found["provenance"].pop("validation")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(found == description and digest == hashlib.sha256(script).hexdigest())
+
+
+@contextmanager
+def _reproducible(seed: int, threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(before)

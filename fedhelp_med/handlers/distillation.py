@@ -1,0 +1,54 @@
+"""The two directions at a large site (arXiv 2412.19654, asymmetrical dual distillation)."""
+
+from typing import Any
+
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor
+
+from fedhelp_med.engines import LARGE_LOSS, LARGE_PRED
+from fedhelp_med.handlers.schedule import Schedule
+from fedhelp_med.handlers.term import LossTerm
+from fedhelp_med.losses import ForwardDistillationLoss, ranking_loss
+
+
+class ForwardDistillation(LossTerm):
+    """Large -> proxy: the whole soft label. Adds ``alpha * T^2 * KL(sg p_W || p_P)`` to the proxy's loss.
+
+    Args:
+        weight: alpha, a number or a schedule.
+        temperature: T.
+    """
+
+    name = "forward"
+
+    def __init__(self, weight: float | Schedule = 1.0, temperature: float = 1.0) -> None:
+        super().__init__(weight, Keys.LOSS)
+        self.loss = ForwardDistillationLoss(temperature)
+
+    def term(self, engine: Any) -> Tensor:
+        """Return the divergence of the proxy from the large network on the current private batch."""
+        output = engine.state.output
+        loss: Tensor = self.loss(output[Keys.PRED], output[LARGE_PRED])
+        return loss
+
+
+class RankingDistillation(LossTerm):
+    """Proxy -> large: the ranking only. Adds ``beta * R(z_W; order of sg z_P)`` to the large network's loss.
+
+    Args:
+        weight: beta, a number or a schedule.
+        loss: ``margin``, ``ranknet`` or ``listmle``.
+        settings: of the loss, e.g. ``top_k`` and ``margin``.
+    """
+
+    name = "ranking"
+
+    def __init__(self, weight: float | Schedule = 0.2, loss: str = "margin", **settings: Any) -> None:
+        super().__init__(weight, LARGE_LOSS)
+        self.loss = ranking_loss(loss, **settings)
+
+    def term(self, engine: Any) -> Tensor:
+        """Return the large network's violation of the proxy's order on the current private batch."""
+        output = engine.state.output
+        loss: Tensor = self.loss(output[LARGE_PRED], output[Keys.PRED])
+        return loss

@@ -1,0 +1,22 @@
+"""What one network teaches another, as losses of two logit tensors: ``loss(student_logits, teacher_logits)``.
+
+A strong teacher is believed entirely (:class:`ForwardDistillationLoss`, its whole soft label); a weak one only
+as to which classes are likelier than others (:class:`MarginRankingLoss`, :class:`RankNetLoss`,
+:class:`ListMLELoss`, chosen by name with :func:`ranking_loss`). All take logits ``B, C`` or ``B, C, H, W[, D]``
+with C softmax channels or one sigmoid channel, keep the gradient away from the teacher, and average over images
+and positions, so that a weight means the same for classification and for 2-D and 3-D segmentation.
+"""
+
+from fedhelp_med.losses.forward import ForwardDistillationLoss
+from fedhelp_med.losses.logits import as_categorical, check_pair
+from fedhelp_med.losses.ranking import ListMLELoss, MarginRankingLoss, RankNetLoss, ranking_loss
+
+__all__ = [
+    "ForwardDistillationLoss",
+    "ListMLELoss",
+    "MarginRankingLoss",
+    "RankNetLoss",
+    "as_categorical",
+    "check_pair",
+    "ranking_loss",
+]

@@ -1,0 +1,61 @@
+"""What every distillation loss asks of a pair of logit tensors."""
+
+import torch
+from torch import Tensor
+
+from fedhelp_med.common.errors import InputError
+
+
+class LogitsError(InputError, ValueError):
+    """The logits do not fit together, or do not fit the loss."""
+
+
+def as_categorical(logits: Tensor) -> Tensor:
+    """Return logits with one channel per class: a sigmoid's single z becomes the two logits (0, z).
+
+    softmax((0, z)) is (1 - sigmoid(z), sigmoid(z)), so a softmax loss of the result is the Bernoulli loss of z.
+    The softmax of one channel alone is always 1, and a loss of it always 0.
+
+    Args:
+        logits: ``B, C[, H, W[, D]]``; with C > 1 they are returned unchanged.
+
+    Raises:
+        LogitsError: (a ``ValueError``) if there is no channel dimension.
+    """
+    if logits.ndim < 2:
+        raise LogitsError(
+            f"logits have the shape {tuple(logits.shape)}; they need a channel dimension, B, C[, H, W[, D]]: "
+            "do not squeeze a network's single channel"
+        )
+    if logits.shape[1] != 1:
+        return logits
+    return torch.cat([torch.zeros_like(logits), logits], dim=1)
+
+
+def check_pair(student: Tensor, teacher: Tensor) -> None:
+    """Refuse two tensors of different shapes, which torch would broadcast to a plausible number.
+
+    Raises:
+        LogitsError: (a ``ValueError``) naming both shapes.
+    """
+    if student.shape != teacher.shape:
+        raise LogitsError(
+            f"student logits have the shape {tuple(student.shape)} but teacher logits {tuple(teacher.shape)}; "
+            "give both networks the same images, classes and output size"
+        )
+
+
+def prepare_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the checked pair with one channel per class, at least in float32, the teacher without gradient.
+
+    Half precision is left behind here because sums over classes and positions do not survive it.
+
+    Raises:
+        LogitsError: as :func:`as_categorical` and :func:`check_pair` do.
+    """
+    check_pair(student, teacher)
+    student, teacher = (
+        as_categorical(logits).to(torch.promote_types(logits.dtype, torch.float32))
+        for logits in (student, teacher.detach())
+    )
+    return student, teacher

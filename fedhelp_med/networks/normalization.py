@@ -1,0 +1,64 @@
+"""Batch normalisation in a federation: what to do with statistics that belong to a site.
+
+The networks that this toolkit builds have none (group normalisation behaves the same at every site and at any
+batch size). A user's own network may; the federation file then says how its layers travel:
+``average`` (weights and running statistics are exchanged and averaged like the rest) or
+``keep-local`` (they never leave the site: FedBN, Li et al. 2021, arXiv 2102.07623).
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedhelp_med.networks.modules import set_module
+
+
+def batch_norm_layers(network: nn.Module) -> list[str]:
+    """Return the dotted names of the batch-normalisation layers of ``network``."""
+    return [name for name, module in network.named_modules() if isinstance(module, _BatchNorm)]
+
+
+def batch_norm_keys(network: nn.Module) -> frozenset[str]:
+    """Return the state keys that belong to batch-normalisation layers: weights, statistics, counters."""
+    modules = dict(network.named_modules())
+    return frozenset(
+        f"{name}.{key}" if name else key for name in batch_norm_layers(network) for key in modules[name].state_dict()
+    )
+
+
+def group_normalized(network: nn.Module, groups: int = 4) -> nn.Module:
+    """Replace every batch-normalisation layer of ``network`` by a new group-normalisation layer, in place.
+
+    MONAI's ResNet keeps batch normalisation in its blocks even when told otherwise. Where ``groups`` does not
+    divide the channels, their greatest common divisor is used.
+    """
+    modules = dict(network.named_modules())
+    for name in batch_norm_layers(network):
+        layer = modules[name]
+        assert isinstance(layer, _BatchNorm)
+        channels = layer.num_features
+        replacement = nn.GroupNorm(math.gcd(groups, channels), channels, eps=layer.eps, affine=layer.affine)
+        set_module(network, name, replacement)
+    if remaining := batch_norm_layers(network):
+        raise AssertionError(f"batch normalisation remains in {', '.join(remaining)}")
+    return network
+
+
+@contextmanager
+def frozen_statistics(network: nn.Module) -> Iterator[None]:
+    """Let batches pass in training mode without moving any running statistic.
+
+    The public batch is normalised by its own statistics, as in training, but leaves no trace in those that the
+    network uses for patients.
+    """
+    tracking = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    for module in tracking:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
