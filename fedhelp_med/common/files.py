@@ -43,21 +43,24 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; on success its files are synced and it becomes ``path``.
 
-    An existing ``path`` is removed first: callers use it for folders that a repeated step writes anew.
+    An existing ``path`` gives way first: callers use it for folders that a repeated step writes anew. A process
+    killed between the two renames leaves no ``path``, never a part of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    discarded = temporary.with_name(f"{temporary.name}.old")
     try:
         yield temporary
         for file in temporary.rglob("*"):
             sync(file)
         temporary.chmod(0o755)
         if path.exists():
-            shutil.rmtree(path)
+            path.replace(discarded)  # rmtree would remove it file by file
         temporary.replace(path)
         sync(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in (temporary, discarded):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,11 +7,11 @@ Volume = npt.NDArray[np.float32]
 
 # The difficulty of the demo's task: the weakest and strongest change of intensity in a lesion, as a fraction of
 # the tissue around it. A smaller contrast is harder.
-LESION_CONTRAST = (0.16, 0.40)
-LESION_RADIUS_MM = (4.0, 9.0)
-LESION_COUNT = (1, 2)
-BRIGHT_SHARE = 0.5
-DISTRACTORS = (1, 5)
+LESION_CONTRAST = (0.35, 0.75)
+LESION_RADIUS_MM = (5.0, 9.0)
+LESION_COUNT = (1, 3)
+BRIGHT_SHARE = 0.67
+DISTRACTORS = (0, 3)
 
 
 def add_lesions(

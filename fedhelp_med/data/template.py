@@ -19,20 +19,20 @@ from fedhelp_med.common.errors import InputError
 SLAB_SIZE = 64  # voxels along x and y
 SLAB_SLICES = 8
 
-# Cells: two halves along y (posterior, anterior) and nine layers along z, in voxels of the template. One voxel
+# Cells: two halves along y (posterior, anterior) and ten layers along z, in voxels of the template. One voxel
 # stays unused between neighbours, so that interpolation cannot carry anything across.
 Y_RANGES = {"posterior": (15, 116), "anterior": (117, 219)}
-LAYER_FIRST, LAYER_HEIGHT, LAYER_PERIOD = 8, 14, 15
+LAYER_FIRST, LAYER_HEIGHT, LAYER_PERIOD = 18, 11, 12
 
 # The layers from the bottom up, interleaved so that every group sees low, middle and high anatomy.
 CELL_GROUPS: dict[str, tuple[str | None, ...]] = {
     "posterior": (
-        "foundation", "training", "testing", "validation", "public",
-        "training", "foundation", "testing", "training",
+        "foundation", "training", "testing", "validation", "foundation",
+        "training", "public", "foundation", "testing", "validation",
     ),
     "anterior": (
-        None, "testing", "training", "foundation", "validation",
-        "foundation", "training", "public", "validation",
+        None, "foundation", "training", "public", "testing",
+        "validation", "training", "foundation", "training", "testing",
     ),
 }  # fmt: skip
 GROUPS = ("foundation", "public", "training", "validation", "testing")
@@ -144,9 +144,9 @@ class Anatomy:
         rng: np.random.Generator, cell: Cell, block: torch.Tensor
     ) -> tuple[npt.NDArray[np.float32], tuple[float, float, float], tuple[float, float, float]]:
         """Choose sampling points ``H, W, 2`` (x, y in voxels of the block) that all lie inside the block."""
-        step = float(rng.uniform(0.92, 1.08))
-        thickness = float(rng.uniform(1.0, 1.3))
-        angle = float(rng.uniform(-0.14, 0.14))
+        step = float(rng.uniform(0.9, 1.1))
+        thickness = float(rng.uniform(1.0, 1.15))
+        angle = float(rng.uniform(-0.18, 0.18))
         ticks = (np.arange(SLAB_SIZE, dtype=np.float32) - (SLAB_SIZE - 1) / 2) * step
         x = np.cos(angle) * ticks[None, :] - np.sin(angle) * ticks[:, None]
         y = np.sin(angle) * ticks[None, :] + np.cos(angle) * ticks[:, None]

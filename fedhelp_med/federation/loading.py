@@ -66,7 +66,7 @@ def load_federation(path: Path) -> Federation:
         InputError: with the file, and for every problem the key, its value and the remedy.
     """
     content = _read_yaml(path)
-    with _naming(path):
+    with naming(path):
         try:
             file = FederationFile.model_validate(content)
         except ValidationError as error:
@@ -130,7 +130,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Put the file's path before every line of an InputError."""
     try:
         yield

@@ -17,7 +17,7 @@ from fedhelp_med.common.seeds import derive_seed, seed_everything
 from fedhelp_med.federation.aggregate import aggregate, site_weights
 from fedhelp_med.federation.config import Site
 from fedhelp_med.federation.hosts import Hosts, Outcome, open_hosts
-from fedhelp_med.federation.loading import Federation, load_federation, save_federation
+from fedhelp_med.federation.loading import Federation, load_federation, naming, save_federation
 from fedhelp_med.federation.site import ClientFactory, SiteJob, SiteReport, fedhelp_client
 from fedhelp_med.federation.task import check_networks, site_overlay, task_constants
 from fedhelp_med.federation.workspace import Row, Workspace
@@ -73,8 +73,9 @@ def run_federation(
         FedHelpError: when fewer sites than the quorum deliver an update.
     """
     observer = observer or Silent()
-    constants = task_constants(federation)
-    check_networks(federation, constants)
+    with naming(federation.source):
+        constants = task_constants(federation)
+        check_networks(federation, constants)
     workspace = Workspace(out)
     _open(workspace, federation, resume)
     if federation.file.reference and not workspace.complete:

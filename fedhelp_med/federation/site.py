@@ -139,12 +139,11 @@ class SiteHost:
         report = SiteReport()
         with self._failing_safely():
             client = self._ready()
-            models = ("global",) if weights is not None else ()
-            if isinstance(client, PersonalClient):
-                models = (*client.models, *models, "deployed")
+            if isinstance(client, PersonalClient):  # a stock client knows neither splits nor networks of its own
+                exchanged = ("global",) if weights is not None else ()
                 report.rows += self._evaluate(number, "deployed", "validation", weights, report)
-            for model in models:
-                report.rows += self._evaluate(number, model, "testing", weights, report)
+                for model in (*client.models, *exchanged, "deployed"):
+                    report.rows += self._evaluate(number, model, "testing", weights, report)
             if isinstance(client, FedHelpAlgo):
                 self._deploy(client)
         report.seconds = time.perf_counter() - start

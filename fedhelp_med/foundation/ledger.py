@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -171,7 +172,7 @@ class Ledger:
             self._complete(write, call, "failed", error)
 
     def answers(self, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return the answers, `K` or `K, H, W[, D]`, in the order of ``keys``.
+        """Return the answers, read-only arrays `K` or `K, H, W[, D]`, in the order of ``keys``.
 
         Raises:
             FedHelpError: if a key has no answer, or an answer is not what was stored.
@@ -227,7 +228,7 @@ class Ledger:
                 f"the answer {key} in the ledger {self.path} is damaged: restore the file from a copy, "
                 "or acquire into a new one"
             )
-        return np.frombuffer(payload, dtype=PAYLOAD_DTYPES[dtype]).reshape(json.loads(shape)).astype(dtype)
+        return np.frombuffer(payload, dtype=PAYLOAD_DTYPES[dtype]).reshape(_shape(shape))
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         try:
@@ -250,6 +251,11 @@ class Ledger:
                 raise
         except sqlite3.Error as error:
             raise FedHelpError(f"the ledger {self.path} cannot be written: {error}") from error
+
+
+@lru_cache
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(json.loads(text))
 
 
 def _pack(answer: NDArray[Any]) -> tuple[bytes, str, str, str]:

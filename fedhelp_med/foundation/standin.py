@@ -9,9 +9,10 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def train_stand_in(
     batch_size: int = 16,
     threads: int = 2,
     input: InputSpec | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Train a stand-in classifier, unless ``out`` holds the one that the same arguments and images gave.
 
@@ -75,50 +77,29 @@ def train_stand_in(
         batch_size: images per step.
         threads: threads of torch; another number gives slightly different weights.
         input: the image that the model takes; by default as the first training image is.
+        progress: called after each step with the number of steps done and of all steps.
 
     Returns:
         The path of ``foundation.json``.
 
     Raises:
-        InputError: if an image has no class index as label, there are fewer than two classes, or the input is not
-            two-dimensional with 16 pixels or more along each axis.
+        InputError: if an image has no class index as label, there are fewer than two classes or one without a
+            training image, or the input is not two-dimensional with 16 pixels or more along each axis.
     """
     source = read_datalist(datalist)
     spec = input or InputSpec.like(source.splits["training"][0]["image"], spatial_dims=2)
-    if len(spec.size) != 2 or min(spec.size) < SMALLEST:
-        raise InputError(f"the input has the size {spec.size}: give `input` two axes of {SMALLEST} pixels or more")
-    if len(source.classes) < 2:
-        raise InputError(f"{source.path} has {len(source.classes)} classes: a classifier needs two or more")
+    _check(source, spec)
     training = _load(source, "training", spec)
     validation = _load(source, "validation", spec) if source.splits.get("validation") else None
-    provenance: dict[str, Any] = {
-        "note": NOTE,
-        "datalist": source.name,
-        "images": len(training),
-        "images_sha256": training.digest(),
-        "validation_images": 0 if validation is None else len(validation),
-        "validation_sha256": None if validation is None else validation.digest(),
-        "seed": seed,
-        "steps": steps,
-        "batch_size": batch_size,
-        "threads": threads,
-        "torch": torch.__version__,
-    }
-    description = {
-        "name": f"stand-in-{source.name}",
-        "version": "1",
-        "classes": list(source.classes),
-        "kind": "logits",
-        "input": spec.to_dict(),
-        "torchscript": TORCHSCRIPT,
-        "provenance": provenance,
-    }
+    description = _describe(source, spec, training, validation)
+    provenance = description["provenance"]
+    provenance |= {"seed": seed, "steps": steps, "batch_size": batch_size, "threads": threads}
     file = out / DESCRIPTION
     if _is_same(file, description):
         return file
     with _reproducible(derive_seed(seed, "stand-in"), threads):
         network = _network(spec.channels, len(source.classes))
-        _train(network, training, steps, batch_size)
+        _train(network, training, steps, batch_size, progress)
         provenance["validation"] = None if validation is None else _measure(network, validation)
         script = _script(network, training.pixels[:3])
     with replacing(out / TORCHSCRIPT) as temporary:
@@ -126,6 +107,44 @@ def train_stand_in(
     provenance["torchscript_sha256"] = hashlib.sha256(script).hexdigest()
     write_json(file, description)  # last: a description beside older weights would not be reused
     return file
+
+
+def _check(source: Datalist, spec: InputSpec) -> None:
+    if len(spec.size) != 2 or min(spec.size) < SMALLEST:
+        raise InputError(f"the input has the size {spec.size}: give `input` two axes of {SMALLEST} pixels or more")
+    if len(source.classes) < 2:
+        raise InputError(f"{source.path} has {len(source.classes)} classes: a classifier needs two or more")
+    for entry in chain.from_iterable(source.splits.get(split, ()) for split in ("training", "validation")):
+        label = entry.get("label")
+        if not isinstance(label, int) or not 0 <= label < len(source.classes):
+            raise InputError(
+                f"{source.path}: the label of {entry['image']} is {label!r}: a stand-in is trained on class indices "
+                f"from 0 to {len(source.classes) - 1}"
+            )
+    present = {entry["label"] for entry in source.splits["training"]}
+    absent = [name for index, name in enumerate(source.classes) if index not in present]
+    if absent:
+        raise InputError(f"{source.path} has no training image of {', '.join(absent)}: a stand-in needs every class")
+
+
+def _describe(source: Datalist, spec: InputSpec, training: _Images, validation: _Images | None) -> dict[str, Any]:
+    return {
+        "name": f"stand-in-{source.name}",
+        "version": "1",
+        "classes": list(source.classes),
+        "kind": "logits",
+        "input": spec.to_dict(),
+        "torchscript": TORCHSCRIPT,
+        "provenance": {
+            "note": NOTE,
+            "datalist": source.name,
+            "images": len(training),
+            "images_sha256": training.digest(),
+            "validation_images": 0 if validation is None else len(validation),
+            "validation_sha256": None if validation is None else validation.digest(),
+            "torch": torch.__version__,
+        },
+    }
 
 
 def _network(channels: int, classes: int) -> nn.Module:
@@ -141,16 +160,24 @@ def _network(channels: int, classes: int) -> nn.Module:
     return network
 
 
-def _train(network: nn.Module, images: _Images, steps: int, batch_size: int) -> None:
+def _train(
+    network: nn.Module,
+    images: _Images,
+    steps: int,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     network.train()
-    for _, chosen in zip(range(steps), _batches(len(images), batch_size), strict=False):
+    for step, chosen in zip(range(steps), _batches(len(images), batch_size), strict=False):
         optimizer.zero_grad(set_to_none=True)
         loss = cross_entropy(network(_flipped(images.pixels[chosen])), images.labels[chosen])
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
+        if progress is not None:
+            progress(step + 1, steps)
     network.eval()
 
 
@@ -187,6 +214,7 @@ def _script(network: nn.Module, example: torch.Tensor) -> bytes:
     buffer = io.BytesIO()  # saved to a file, the archive would hold the file's temporary name
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit: still the format of MONAI's model.ts
+        warnings.filterwarnings("ignore", message="Converting a tensor to a Python boolean")  # a check in group_norm
         torch.jit.save(torch.jit.trace(network, example[:1]), buffer)  # type: ignore[no-untyped-call]
         buffer.seek(0)
         restored = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
@@ -199,12 +227,6 @@ def _load(source: Datalist, split: str, spec: InputSpec) -> _Images:
     entries = source.splits[split]
     pixels = np.empty((len(entries), *spec.shape), dtype=np.float32)
     for index, entry in enumerate(entries):
-        label = entry.get("label")
-        if not isinstance(label, int) or not 0 <= label < len(source.classes):
-            raise InputError(
-                f"{source.path}: the label of {entry['image']} is {label!r}: a stand-in is trained on class indices "
-                f"from 0 to {len(source.classes) - 1}"
-            )
         pixels[index] = spec.preprocess(entry["image"])
     return _Images(torch.from_numpy(pixels), torch.tensor([entry["label"] for entry in entries]))
 

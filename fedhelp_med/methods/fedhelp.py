@@ -69,7 +69,7 @@ class FedHelp(Method):
             _disabled_="$@public_datalist is None",
             public_loader="@public#dataloader",
             head="@head",
-            channels="$@public#knowledge.channels",
+            channels="$None if @public#knowledge is None else @public#knowledge.channels",
             weight=self.settings.guidance,
             knowledge_weight=self.settings.knowledge,
             temperature=self.settings.temperature,

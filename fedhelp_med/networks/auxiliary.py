@@ -14,7 +14,8 @@ def auxiliary_head(network: nn.Module, head: str, channels: int) -> nn.Module:
     """Return a re-initialised copy of ``network``'s module ``head`` with ``channels`` outputs.
 
     The last linear or convolution layer of the head decides its outputs; everything before it is copied in
-    shape and initialised anew. The copy shares nothing with ``network`` and lies on the same device.
+    shape and initialised anew. The copy shares nothing with ``network``, lies on the same device and learns, even
+    if the original is frozen.
 
     Args:
         network: the network whose features the new head will read.
@@ -41,7 +42,7 @@ def auxiliary_head(network: nn.Module, head: str, channels: int) -> nn.Module:
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
-    return copied
+    return copied.requires_grad_()
 
 
 def _with_outputs(layer: nn.Linear | _ConvNd, channels: int) -> nn.Module:
@@ -56,4 +57,7 @@ def _with_outputs(layer: nn.Linear | _ConvNd, channels: int) -> nn.Module:
         options[name] = getattr(layer, name)
     if layer.transposed:
         options["output_padding"] = layer.output_padding
-    return type(layer)(layer.in_channels, channels, padding=layer.padding, **options)
+    # The class of torch itself: a user's subclass may be constructed differently.
+    kind = next(base for base in type(layer).__mro__ if base.__module__ == _ConvNd.__module__)
+    replacement: nn.Module = kind(layer.in_channels, channels, padding=layer.padding, **options)
+    return replacement

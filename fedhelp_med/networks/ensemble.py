@@ -1,17 +1,18 @@
 """Several networks that answer as one."""
 
+import math
+
 import torch
 from torch import Tensor, nn
-
-PROBABILITY_FLOOR = 1e-12
-"""Keeps the logarithm of an averaged probability finite."""
+from torch.nn.functional import log_softmax, logsigmoid
 
 
 class MeanOfProbabilities(nn.Module):
     """The average of several networks' probabilities, given back as logits.
 
     With C channels the result is ``log(mean softmax)``, whose softmax is the mean; with one (sigmoid) channel it is
-    the logit of the mean probability. So it stands wherever a single network stands.
+    the logit of the mean probability. So it stands wherever a single network stands. All is done in logarithms: a
+    probability of 1 would have an infinite logit.
 
     Args:
         networks: at least one module, all with the same output shape ``B, C[, spatial]``.
@@ -29,7 +30,9 @@ class MeanOfProbabilities(nn.Module):
         if len(outputs) == 1:
             return outputs[0]
         if outputs[0].shape[1] == 1:
-            mean = torch.stack([output.sigmoid() for output in outputs]).mean(0)
-            return torch.logit(mean, eps=PROBABILITY_FLOOR)
-        mean = torch.stack([output.softmax(1) for output in outputs]).mean(0)
-        return mean.clamp_min(PROBABILITY_FLOOR).log()
+            return _log_mean([logsigmoid(z) for z in outputs]) - _log_mean([logsigmoid(-z) for z in outputs])
+        return _log_mean([log_softmax(z, dim=1) for z in outputs])
+
+
+def _log_mean(logarithms: list[Tensor]) -> Tensor:
+    return torch.stack(logarithms).logsumexp(0) - math.log(len(logarithms))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from fedhelp_med.networks.modules import set_module
 
@@ -41,7 +41,7 @@ def group_normalized(network: nn.Module, groups: int = 4) -> nn.Module:
         assert isinstance(layer, _BatchNorm)
         channels = layer.num_features
         replacement = nn.GroupNorm(math.gcd(groups, channels), channels, eps=layer.eps, affine=layer.affine)
-        set_module(network, name, replacement)
+        set_module(network, name, replacement.to(layer.weight) if layer.affine else replacement)
     if remaining := batch_norm_layers(network):
         raise AssertionError(f"batch normalisation remains in {', '.join(remaining)}")
     return network
@@ -54,11 +54,17 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
     The public batch is normalised by its own statistics, as in training, but leaves no trace in those that the
     network uses for patients.
     """
-    tracking = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    for module in tracking:
+    moving = [
+        (module, module.running_mean, module.running_var)
+        for module in network.modules()
+        if isinstance(module, _NormBase) and module.track_running_stats and module.training
+    ]
+    for module, _, _ in moving:
         module.track_running_stats = False
+        module.running_mean = module.running_var = None  # instance normalisation moves whatever it holds
     try:
         yield
     finally:
-        for module in tracking:
+        for module, mean, variance in moving:
             module.track_running_stats = True
+            module.running_mean, module.running_var = mean, variance

@@ -47,5 +47,5 @@ def test_damaged_files_are_named(tmp_path, damage):
     path = tmp_path / "t.safetensors"
     if damage is not None:
         path.write_bytes(damage)
-    with pytest.raises(FedHelpError, match="t.safetensors: cannot be read"):
+    with pytest.raises(FedHelpError, match=r"t\.safetensors: cannot be read"):
         load_tensors(path)

@@ -33,7 +33,9 @@ def labelled(tmp_path):
 
 def test_it_learns_and_says_what_it_is(labelled, tmp_path):
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    file = train_stand_in(labelled, tmp_path / "model", **ARGUMENTS)
+    steps = []
+    file = train_stand_in(labelled, tmp_path / "model", **ARGUMENTS, progress=lambda *done: steps.append(done))
+    assert steps == [(step, 30) for step in range(1, 31)]
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
     content = json.loads(file.read_text())
@@ -87,6 +89,11 @@ def test_wrong_data_is_named(labelled, tmp_path):
     content["training"][3]["label"] = 2
     labelled.write_text(json.dumps(content))
     with pytest.raises(InputError, match="2"):
+        train_stand_in(labelled, tmp_path / "model", **ARGUMENTS)
+    for item in content["training"]:
+        item["label"] = 1
+    labelled.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="no training image of no lesion"):
         train_stand_in(labelled, tmp_path / "model", **ARGUMENTS)
     unlabelled = write_public(tmp_path / "unlabelled")
     with pytest.raises(InputError, match="label"):

@@ -1,0 +1,223 @@
+"""The runner: same numbers whatever happens, and no site's failure passes unseen."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.federation.loading import load_federation
+from fedhelp_med.federation.runner import run_federation
+from fedhelp_med.federation.workspace import Workspace
+
+pytestmark = pytest.mark.integration
+
+
+def run(path: Path, out: Path, **options) -> bytes:
+    return run_federation(load_federation(path), out, **options).metrics_file.read_bytes()
+
+
+def rows(out: Path) -> list[dict]:
+    with (out / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_has_every_row_and_file_of_the_contract(federation_file, tmp_path):
+    out = tmp_path / "run"
+    run(federation_file(reference="local"), out)
+    found = {(int(r["round"]), r["role"], r["model"], r["split"]) for r in rows(out)}
+    expected = {(number, role, "global", "validation") for number in (0, 1, 2) for role in ("small", "large")}
+    expected |= {(n, role, "local", "validation") for n in (1, 2) for role in ("small", "large")}
+    for number in (1, 2):
+        expected |= {(number, "small", "surrogate", "validation")}
+        expected |= {(number, "large", model, "validation") for model in ("proxy", "large")}
+    for split in ("validation", "testing"):
+        expected |= {(2, role, "deployed", split) for role in ("small", "large")}
+    expected |= {(2, role, model, "testing") for role in ("small", "large") for model in ("global", "local")}
+    expected |= {
+        (2, "small", "surrogate", "testing"),
+        (2, "large", "proxy", "testing"),
+        (2, "large", "large", "testing"),
+    }
+    assert found == expected
+    assert {r["metric"] for r in rows(out)} == {"accuracy", "auc", "balanced_accuracy"}
+    assert {r["site"] for r in rows(out)} == {"clinic-a", "clinic-b", "hospital-a", "hospital-b"}
+
+    for number in (0, 1, 2):
+        assert (out / f"global/round-000{number}/model.safetensors").is_file()
+        assert json.loads((out / f"global/round-000{number}/meta.json").read_text())["round"] == number
+    assert (out / "sites/hospital-a/deployed/large.safetensors").is_file()
+    assert json.loads((out / "sites/clinic-a/deployed/meta.json").read_text())["networks"] == ["surrogate"]
+    events = [event["event"] for event in Workspace(out).events()]
+    assert events == ["round", "round", "finished"]
+    assert not [path for path in out.rglob("*") if path.suffix in (".pt", ".pkl", ".pickle")]
+    assert not list(out.rglob(".*"))
+
+
+def test_the_resolved_file_runs_again_from_anywhere_with_the_same_numbers(federation_file, tmp_path, monkeypatch):
+    first = run(federation_file(), tmp_path / "run")
+    monkeypatch.chdir("/")
+    assert run(tmp_path / "run" / "federation.yaml", tmp_path / "again") == first
+
+
+def test_one_worker_and_two_give_the_same_bytes(federation_file, tmp_path):
+    one = run(federation_file(runtime={"workers": 1}), tmp_path / "one")
+    two = run(federation_file(runtime={"workers": 2}), tmp_path / "two")
+    assert one == two
+
+
+def test_another_seed_gives_other_numbers(federation_file, tmp_path):
+    run(federation_file(), tmp_path / "one")
+    run(federation_file(seed=4), tmp_path / "other")
+    one, other = (load_file(tmp_path / name / "global/round-0002/model.safetensors") for name in ("one", "other"))
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+
+
+KILL_POINTS = (
+    "federation.yaml",
+    "global/round-0000/model.safetensors",
+    "sites/clinic-b/round-0001",
+    "global/round-0001/model.safetensors",
+    "sites/hospital-a/round-0002",
+    "sites/clinic-a/deployed",
+)
+
+
+@pytest.mark.parametrize(("point", "workers"), [*((point, 1) for point in KILL_POINTS), (KILL_POINTS[4], 2)])
+def test_killed_and_resumed_equals_undisturbed(federation_file, tmp_path, point, workers):
+    path = federation_file(runtime={"workers": workers})
+    expected = run(path, tmp_path / "undisturbed")
+    out = tmp_path / "run"
+    code = "import sys; from fedhelp_med.cli.main import main; sys.argv[0] = 'fedhelp'; main()"
+    command = [sys.executable, "-c", code, "run", str(path), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not (out / point).exists():
+        assert process.poll() is None and time.monotonic() < deadline, f"ended before {point}"
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not Workspace(out).complete
+    assert run(path, out, resume=True) == expected
+    assert run(path, out, resume=True) == expected  # a finished run is left as it is
+
+
+def test_a_site_that_fails_is_named_and_the_round_goes_on(federation_file, tmp_path):
+    path = federation_file(aggregation={"minimum_sites": 2})
+    federation = load_federation(path)
+    (tmp_path / "sites/clinic-b/images/training-3.png").write_bytes(b"damaged")
+    workspace = run_federation(federation, tmp_path / "run")
+    failed = [event for event in workspace.events() if event["event"] == "site_failed"]
+    assert {(event["site"], event["step"]) for event in failed} >= {("clinic-b", "train")}
+    assert "training-3.png" in failed[0]["error"] + failed[0]["traceback"]
+    tested = {row.site for row in workspace.rows() if row.split == "testing"}
+    assert tested == {"clinic-a", "hospital-a", "hospital-b"}
+    shares = json.loads((tmp_path / "run/global/round-0001/meta.json").read_text())["weights"]
+    assert sorted(shares) == ["clinic-a", "hospital-a", "hospital-b"] and sum(shares.values()) == pytest.approx(1)
+
+
+def test_below_the_quorum_the_run_stops_and_can_go_on(federation_file, tmp_path):
+    path = federation_file(aggregation={"minimum_sites": 4})
+    federation = load_federation(path)
+    expected = run(path, tmp_path / "undisturbed")
+    image = tmp_path / "sites/hospital-b/images/training-0.png"
+    pixels = image.read_bytes()
+    image.write_bytes(b"damaged")
+    with pytest.raises(FedHelpError, match=r"round 1: 3 of 4 sites finished .*minimum_sites is 4.*--resume"):
+        run_federation(federation, tmp_path / "run")
+    image.write_bytes(pixels)
+    # Round 0 was committed without the site that could not be evaluated; from round 1 on nothing differs.
+    lines = [text.splitlines() for text in (run(path, tmp_path / "run", resume=True), expected)]
+    assert [line for line in lines[0] if line[:2] != b"0,"] == [line for line in lines[1] if line[:2] != b"0,"]
+
+
+def test_a_dead_worker_process_fails_its_sites_only(federation_file, tmp_path):
+    path = federation_file(runtime={"workers": 2}, aggregation={"minimum_sites": 1})
+    workspace = run_federation(load_federation(path), tmp_path / "run", create=dying_client)
+    failed = {event["site"] for event in workspace.events() if event["event"] == "site_failed"}
+    assert "hospital-a" in failed and "hospital-b" not in failed
+
+
+def dying_client(job):
+    if job.name == "hospital-a":
+        os.kill(os.getpid(), signal.SIGKILL)
+    from fedhelp_med.federation.site import fedhelp_client
+
+    return fedhelp_client(job)
+
+
+def test_a_site_that_takes_too_long_is_given_up_between_iterations(federation_file, tmp_path):
+    path = federation_file(runtime={"site_timeout": 0.0001})
+    with pytest.raises(FedHelpError, match="0 of 4 sites finished"):
+        run_federation(load_federation(path), tmp_path / "run")
+    errors = {event["error"] for event in Workspace(tmp_path / "run").events()}
+    assert any("took longer than runtime.site_timeout = 0.0001 s" in error for error in errors)
+
+
+def test_differences_give_the_same_model_as_weights_up_to_rounding(federation_file, tmp_path):
+    run(federation_file(rounds=1), tmp_path / "weights")
+    run(federation_file(rounds=1, aggregation={"upload": "differences"}), tmp_path / "differences")
+    one, other = (load_file(tmp_path / n / "global/round-0001/model.safetensors") for n in ("weights", "differences"))
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], rtol=1e-5, atol=1e-6)
+
+
+def test_one_site_one_round_is_its_own_training(federation_file, tmp_path):
+    path = federation_file(rounds=1, method="fedavg")
+    content = yaml.safe_load(path.read_text())
+    content["sites"] = content["sites"][:1]
+    path.write_text(yaml.safe_dump(content))
+    run(path, tmp_path / "run")
+    update = load_file(tmp_path / "run/sites/clinic-a/round-0001/update.safetensors")
+    model = load_file(tmp_path / "run/global/round-0001/model.safetensors")
+    assert all(torch.equal(update[key], model[key]) for key in model)
+
+
+def test_stock_monai_algo_can_be_driven(federation_file, tmp_path):
+    workspace = run_federation(load_federation(federation_file(rounds=1)), tmp_path / "run", create=stock_client)
+    found = {(row.round, row.model, row.split) for row in workspace.rows()}
+    assert found == {(0, "global", "validation"), (1, "global", "validation")}
+
+
+def stock_client(job):
+    from monai.fl.client import MonaiAlgo
+
+    configs = list(job.configs)
+    return MonaiAlgo(
+        job.bundle,
+        local_epochs=job.local_epochs,
+        send_weight_diff=False,
+        config_train_filename=configs,
+        config_evaluate_filename=configs,
+    )
+
+
+def test_another_run_folder_is_not_touched(federation_file, tmp_path):
+    path = federation_file(rounds=1)
+    run(path, tmp_path / "run")
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    with pytest.raises(InputError, match="holds a run already; go on with --resume, or choose another --out"):
+        run(path, tmp_path / "run")
+    with pytest.raises(InputError, match=r"run of another federation \(different: seed\)"):
+        run(federation_file(rounds=1, seed=9), tmp_path / "run", resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.docx").write_text("years of work")
+    with pytest.raises(InputError, match="not empty and not a run; choose another --out"):
+        run(path, tmp_path / "other", resume=True)
+    assert {file: file.read_bytes() for file in before} == before
+    assert [file.name for file in (tmp_path / "other").iterdir()] == ["thesis.docx"]
+
+
+def test_only_the_last_two_rounds_of_personal_state_are_kept(federation_file, tmp_path):
+    run(federation_file(rounds=4), tmp_path / "run")
+    kept = sorted(path.name for path in (tmp_path / "run/sites/hospital-a").glob("round-*"))
+    assert kept == ["round-0003", "round-0004"]
