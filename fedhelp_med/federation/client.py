@@ -10,19 +10,24 @@ from monai.bundle import ConfigParser
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, FlPhase, FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
+from monai.networks import eval_mode
 from torch import Tensor, nn
 
 from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.engines import ReciprocalTrainer
-from fedhelp_med.federation.config import BatchNorm
 from fedhelp_med.federation.seeding import SeededWorkflow, reseed_loader, seed_round
-from fedhelp_med.networks import MeanOfProbabilities, batch_norm_keys
+from fedhelp_med.handlers import recognised
+from fedhelp_med.losses import as_categorical
+from fedhelp_med.networks import LocalLayers, MeanOfProbabilities, local_keys
 
-Split = Literal["validation", "testing"]
+Split = Literal["training", "validation", "testing"]
 
 ROUND, ROUNDS = "fedhelp_round", "fedhelp_rounds"
 """Keys of ``extra``: the 1-based round and their number. Without them the client counts its own rounds."""
+
+SIGNALS = "fedhelp_signals"
+"""Key of ``train``'s ``extra``: what the server tells the site with a round, for ``engine.state.signals``."""
 
 MODEL, SPLIT = "fedhelp_model", "fedhelp_split"
 """Keys of ``evaluate``'s ``extra``: which network, on which split. By default the weights that come with the call
@@ -49,7 +54,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         deployed: the networks whose probabilities are averaged when ``deployed`` is evaluated; by default the large
             network where there is one, else the trained one.
         keep_optimizer: keep the optimiser's state of the exchanged network across rounds.
-        batch_norm: ``keep-local`` excludes batch-normalisation layers from the exchange.
+        local_layers: layers that are not exchanged: ``none``, ``batch-norm`` or all ``normalization``.
     """
 
     def __init__(
@@ -65,7 +70,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         trained: str | None = None,
         deployed: Sequence[str] = (),
         keep_optimizer: bool = False,
-        batch_norm: BatchNorm = "average",
+        local_layers: LocalLayers = "none",
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -82,7 +87,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         self.trained = trained
         self.deployed = tuple(deployed)
         self.keep_optimizer = keep_optimizer
-        self.batch_norm = batch_norm
+        self.local_layers: LocalLayers = local_layers
         self.round = 0
         self._received: dict[str, Tensor] = {}
         self._loaders: dict[str, Any] = {}
@@ -112,7 +117,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         self.trained = self.trained or ("surrogate" if self.large is None else "proxy")
         self.deployed = self.deployed or (self.trained if self.large is None else "large",)
         self._global = copy.deepcopy(network)
-        personal = batch_norm_keys(network) if self.batch_norm == "keep-local" else frozenset()
+        personal = local_keys(network, self.local_layers)
         self.shared_keys = tuple(key for key in network.state_dict() if key not in personal)
         self.handlers: list[Any] = self.train_workflow.parser.get_parsed_content("method_handlers")
 
@@ -135,7 +140,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         self._set_cuda_device()
         self.phase = FlPhase.TRAIN
         self.round = int(extra.get(ROUND, self.round + 1))
-        self._begin_round(extra.get(ROUNDS))
+        self._begin_round(extra.get(ROUNDS), extra.get(SIGNALS, {}))
         if data.weights is not None:
             weights = self._incoming(data, extra)
             self._received = {key: tensor.clone() for key, tensor in weights.items()}
@@ -192,6 +197,20 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         for apply in self.post_evaluate_filters or ():
             result = apply(result, extra)
         return result
+
+    def count_recognised(self, data: ExchangeObject) -> list[tuple[int, int]]:
+        """Return, for each class, how many training images the weights in ``data`` recognise and how many there are.
+
+        For segmentation voxels are counted.
+        """
+        _load(self._global, {**self.trainer.network.state_dict(), **self._incoming(data, {})})
+        counts: Tensor | None = None
+        with torch.inference_mode(), eval_mode(self._global):
+            for batch in self._loader("training"):
+                images, labels = self.trainer.prepare_batch(batch, self.trainer.state.device)[:2]
+                found = recognised(as_categorical(self.trainer.inferer(images, self._global)), labels)
+                counts = found if counts is None else counts + found
+        return [] if counts is None else [(int(right), int(present)) for right, present in counts]
 
     def network(self, model: str) -> nn.Module:
         """Return the network called ``model``: trained, ``large``, ``global`` or ``deployed``."""
@@ -271,8 +290,9 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
                 )
         return weights
 
-    def _begin_round(self, rounds: int | None) -> None:
+    def _begin_round(self, rounds: int | None, signals: Mapping[str, Any]) -> None:
         trainer = self.trainer
+        trainer.state.signals = dict(signals)
         seed = derive_seed(self.seed, self.client_name, self.round)
         seed_round(trainer, seed)
         for handler in self.handlers:
@@ -291,6 +311,8 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
             root = Path(self._configs[0]).parent.parent
             parser.read_config([*self._configs, str(root / self.testing_config)])
             parser.update(pairs=self.train_kwargs)
+            if split == "training":
+                parser["validate#dataset#data"] = "%train#dataset#data"
             self._loaders[split] = parser.get_parsed_content("validate#dataloader")
         return self._loaders[split]
 

@@ -97,7 +97,7 @@ class FederationFile(Section):
     rounds: int = Field(ge=1)
     local_epochs: int = Field(1, ge=1)
     method: str = "fedhelp"
-    preset: Literal["paper", "recommended"] = "paper"
+    preset: Literal["paper", "recommended"] = "recommended"
     settings: dict[str, Any] = Field(default_factory=dict)
     bundle: str = "fedhelp_classification"
     overrides: dict[str, Any] = Field(default_factory=dict)

@@ -18,6 +18,7 @@ from fedhelp_med.data import Datalist, read_datalist
 from fedhelp_med.federation.config import FederationFile, Site
 from fedhelp_med.federation.messages import readable
 from fedhelp_med.methods import METHODS, Method, create_method
+from fedhelp_med.networks import LocalLayers
 
 SHIPPED_BUNDLES = Path(fedhelp_med.__file__).parent / "bundles"
 
@@ -72,6 +73,13 @@ def load_federation(path: Path) -> Federation:
         except ValidationError as error:
             raise InputError(readable(error, FederationFile, content)) from None
         return _complete(file.resolved(path.resolve().parent), path)
+
+
+def local_layers(federation: Federation) -> LocalLayers:
+    """Return the layers that stay at the sites: the method's, else by the file's policy."""
+    if federation.method.local_layers != "none":
+        return federation.method.local_layers
+    return "batch-norm" if federation.file.aggregation.batch_norm == "keep-local" else "none"
 
 
 def save_federation(federation: Federation, path: Path) -> None:

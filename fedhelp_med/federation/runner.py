@@ -1,28 +1,29 @@
 """The federation in one machine: initialise, then train, collect, aggregate, evaluate and commit, round by round."""
 
 import dataclasses
+import tempfile
 import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from monai.bundle import ConfigParser
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.common.files import write_json
-from fedhelp_med.common.seeds import derive_seed, seed_everything
 from fedhelp_med.federation.aggregate import aggregate, site_weights
 from fedhelp_med.federation.config import Site
-from fedhelp_med.federation.hosts import Hosts, Outcome, open_hosts
-from fedhelp_med.federation.loading import Federation, load_federation, naming, save_federation
+from fedhelp_med.federation.hosts import Outcome, open_hosts
+from fedhelp_med.federation.loading import Federation, load_federation, local_layers, naming, save_federation
+from fedhelp_med.federation.server import Counts, Server
 from fedhelp_med.federation.site import ClientFactory, SiteJob, SiteReport, fedhelp_client
+from fedhelp_med.federation.state import save_tensors
 from fedhelp_med.federation.task import check_networks, site_overlay, task_constants
-from fedhelp_med.federation.workspace import Row, Workspace
+from fedhelp_med.federation.workspace import Row, Workspace, key_results
 from fedhelp_med.methods import create_method
-from fedhelp_med.networks import batch_norm_keys
 
 
 class Observer(Protocol):
@@ -104,8 +105,7 @@ class Runner:
         self.observer = observer
         self.constants = constants
         self._create = create
-        self.round = 0
-        self.weights: dict[str, Tensor] = {}
+        self._rows: list[Row] = []
 
     def run(self) -> None:
         """Run to the end from wherever the workspace stands."""
@@ -116,65 +116,64 @@ class Runner:
         done = self.workspace.committed()
         self.observer.started(self.method.name, done or 0, self.file.rounds, len(jobs))
         with open_hosts(jobs, self.file.runtime.workers, self._create) as hosts:
+            self.hosts = hosts
+            self.server = Server(self.federation, self.constants, self.workspace, self._count_recognised)
+            torch.set_num_threads(self.file.runtime.threads)
             if done is None:
-                self._begin(hosts)
-            elif self.method.exchanges:
-                self.weights = self.workspace.load_global(done)
-            self.round = done or 0
-            while self.round < self.file.rounds:
-                self.round += 1
-                self._round(hosts)
-            reports = self._collect(hosts, "test", self.round, self._model(self.round))
+                self._begin()
+            else:
+                self._continue(done)
+            while self.server.round < self.file.rounds:
+                self.server.round += 1
+                self._round()
+            reports = self._collect("test", self.server.round, self._model(self.server.round))
             if not reports:
                 raise FedHelpError("testing: it failed at every site; see events.jsonl")
-        self.workspace.finish([row for report in reports.values() for row in report.rows])
-        self.workspace.record("finished", rounds=self.round)
+        self.workspace.finish(_rows(reports))
+        self.server.record("finished")
 
-    def record(self, event: str, **details: Any) -> None:
-        """Write a line to ``events.jsonl``; part of what a method's server steps may use."""
-        self.workspace.record(event, round=self.round, **details)
-
-    def _begin(self, hosts: Hosts) -> None:
+    def _begin(self) -> None:
         """Round 0: the initial weights, past the method's gate, evaluated everywhere."""
-        rows: list[Row] = []
         if self.method.exchanges:
-            self.weights = self._initial_weights()
-            self.method.before_first_round(self)
-            self.workspace.save_global(0, self.weights)
-            rows = _rows(self._collect(hosts, "evaluate", 0, self.workspace.model(0)))
-        self.workspace.commit(0, rows, {})
-        self.observer.round_done(0, rows)
+            self.server.weights = self.server.initial_weights()
+            self.method.before_first_round(self.server)
+            self.workspace.save_global(0, self.server.weights)
+            self._rows = _rows(self._collect("evaluate", 0, self.workspace.model(0)))
+        self.workspace.commit(0, self._rows, {"signals": self.server.signals})
+        self.observer.round_done(0, self._rows)
 
-    def _round(self, hosts: Hosts) -> None:
+    def _continue(self, done: int) -> None:
+        """Go on after the last committed round."""
+        self.server.round = done
+        self.server.signals = self.workspace.meta(0)["signals"]
+        self._rows = [row for row in self.workspace.rows() if row.round == done]
+        if self.method.exchanges:
+            self.server.weights = self.workspace.load_global(done)
+
+    def _round(self) -> None:
         begin = time.perf_counter()
-        reports = self._collect(hosts, "train", self.round, self._model(self.round - 1))
+        number = self.server.round
+        reports = self._collect("train", number, self._model(number - 1), self._signals())
         if len(reports) < self.file.aggregation.minimum_sites:
             raise FedHelpError(
-                f"round {self.round}: {len(reports)} of {len(self.federation.sites)} sites finished and "
+                f"round {number}: {len(reports)} of {len(self.federation.sites)} sites finished and "
                 f"aggregation.minimum_sites is {self.file.aggregation.minimum_sites}; see events.jsonl, "
                 "then go on with --resume"
             )
-        rows = _rows(reports)
+        self._rows = _rows(reports)
         shares: dict[str, float] = {}
         if self.method.exchanges:
             shares = self._aggregate(sorted(reports))
-            self.method.after_aggregation(self)
-            self.workspace.save_global(self.round, self.weights)
-            rows += _rows(self._collect(hosts, "evaluate", self.round, self.workspace.model(self.round)))
-        self.workspace.commit(self.round, rows, {"weights": shares})
-        self.record(
-            "round",
-            seconds=round(time.perf_counter() - begin, 3),
-            sites={
-                name: {
-                    "seconds": round(report.seconds, 3),
-                    "bytes_sent": report.bytes_sent,
-                    "loss_terms": report.loss_terms,
-                }
-                for name, report in reports.items()
-            },
-        )
-        self.observer.round_done(self.round, rows)
+            self.method.after_aggregation(self.server)
+            self.workspace.save_global(number, self.server.weights)
+            self._rows += _rows(self._collect("evaluate", number, self.workspace.model(number)))
+        self.workspace.commit(number, self._rows, {"weights": shares})
+        costs = {
+            name: {"seconds": round(r.seconds, 3), "bytes_sent": r.bytes_sent, "loss_terms": r.loss_terms}
+            for name, r in reports.items()
+        }
+        self.server.record("round", seconds=round(time.perf_counter() - begin, 3), sites=costs)
+        self.observer.round_done(number, self._rows)
 
     def _aggregate(self, names: list[str]) -> dict[str, float]:
         """Reduce what each site stored on arrival."""
@@ -184,37 +183,42 @@ class Runner:
             {name: site.role for name, site in sites.items()},
             self.file.aggregation.weighting,
         )
-        folders = {name: self.workspace.site(name) / f"round-{self.round:04d}" for name in sites}
+        folders = {name: self.workspace.site(name) / f"round-{self.server.round:04d}" for name in sites}
         updates = {name: _StoredState(folder / "update.safetensors") for name, folder in folders.items()}
-        differences = self.file.aggregation.upload == "differences"
-        self.weights = aggregate(updates, shares, self.weights if differences else None)
+        base = self.server.weights if self.file.aggregation.upload == "differences" else None
+        self.server.weights = aggregate(updates, shares, base)
+        self.server.updates = {name: _Uploaded(update, base) for name, update in updates.items()}
         return shares
 
-    def _collect(self, hosts: Hosts, step: str, *arguments: Any) -> dict[str, SiteReport]:
+    def _collect(self, step: str, *arguments: Any) -> dict[str, SiteReport]:
         """Run a step everywhere; a site that fails is recorded and left out."""
         reports: dict[str, SiteReport] = {}
-        for name, outcome in hosts.each(step, *arguments):
-            self.observer.site_done(self.round, name, step, outcome)
+        for name, outcome in self.hosts.each(step, *arguments):
+            self.observer.site_done(self.server.round, name, step, outcome)
             if isinstance(outcome, Exception):
                 trace = "".join(traceback.format_exception(outcome))
-                self.record("site_failed", site=name, step=step, error=_reason(outcome), traceback=trace)
+                self.server.record("site_failed", site=name, step=step, error=_reason(outcome), traceback=trace)
             else:
                 reports[name] = outcome
         return reports
 
+    def _count_recognised(self) -> Counts:
+        """Let every site count what the server's current weights recognise of its training images."""
+        with tempfile.TemporaryDirectory(dir=self.workspace.root, prefix=".probe-") as folder:
+            path = Path(folder) / "model.safetensors"
+            save_tensors(path, self.server.weights)
+            reports = self._collect("count", path)
+        return {name: report.counts for name, report in reports.items() if report.counts}
+
+    def _signals(self) -> dict[str, dict[str, Any]]:
+        """What each site is told with a round: the method's signals, and its own last validation results."""
+        return {
+            site.name: {**self.server.signals, "validation": key_results(self._rows, site.name)}
+            for site in self.federation.sites
+        }
+
     def _model(self, number: int) -> Path | None:
         return self.workspace.model(number) if self.method.exchanges else None
-
-    def _initial_weights(self) -> dict[str, Tensor]:
-        """Build the exchanged network as every site does, from its own seed."""
-        site = self.federation.sites[0]
-        parser = ConfigParser()
-        parser.read_config([str(self.federation.bundle / self.method.plan(site.role).configs[0])])
-        parser.update(pairs=site_overlay(self.federation, site, self.constants))
-        seed_everything(derive_seed(self.file.seed, "network"))
-        network = parser.get_parsed_content("network_def")
-        local = batch_norm_keys(network) if self.file.aggregation.batch_norm == "keep-local" else frozenset()
-        return {key: tensor.detach().clone() for key, tensor in network.state_dict().items() if key not in local}
 
     def _job(self, site: Site) -> SiteJob:
         """Write the site's config and describe what its process has to do."""
@@ -240,7 +244,7 @@ class Runner:
             keep_optimizer=self.method.keeps_optimizer,
             exchanges=self.method.exchanges,
             upload=self.file.aggregation.upload,
-            batch_norm=self.file.aggregation.batch_norm,
+            local_layers=local_layers(self.federation),
             threads=self.file.runtime.threads,
             timeout=self.file.runtime.site_timeout,
         )
@@ -264,9 +268,25 @@ class _StoredState(Mapping[str, Tensor]):
         return len(self._keys)
 
 
+class _Uploaded(Mapping[str, Tensor]):
+    """A site's full weights, whether it sent them or their differences to ``base``."""
+
+    def __init__(self, update: Mapping[str, Tensor], base: Mapping[str, Tensor] | None) -> None:
+        self._update, self._base = update, base
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self._update[key] if self._base is None else self._base[key] + self._update[key]
+
+    def __iter__(self) -> Any:
+        return iter(self._update)
+
+    def __len__(self) -> int:
+        return len(self._update)
+
+
 def _open(workspace: Workspace, federation: Federation, resume: bool) -> None:
     """Make the run folder, or check that it holds the same federation."""
-    if not workspace.root.exists() or not any(workspace.root.iterdir()):
+    if not workspace.root.exists() or all(path.name == "data" for path in workspace.root.iterdir()):
         save_federation(federation, workspace.federation_file)
         return
     if not workspace.federation_file.is_file():

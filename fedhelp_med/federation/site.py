@@ -1,7 +1,7 @@
 """One site of a run, in whatever process it lives."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +15,12 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.files import replacing_folder, write_json
-from fedhelp_med.federation.client import MODEL, ROUND, ROUNDS, SPLIT, FedHelpAlgo
-from fedhelp_med.federation.config import BatchNorm, Upload
+from fedhelp_med.federation.client import MODEL, ROUND, ROUNDS, SIGNALS, SPLIT, FedHelpAlgo
+from fedhelp_med.federation.config import Upload
 from fedhelp_med.federation.state import load_state, load_tensors, save_state, save_tensors
 from fedhelp_med.federation.workspace import Row
 from fedhelp_med.methods import Role
+from fedhelp_med.networks import LocalLayers
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class SiteJob:
     keep_optimizer: bool
     exchanges: bool
     upload: Upload
-    batch_norm: BatchNorm
+    local_layers: LocalLayers
     threads: int
     timeout: float | None
 
@@ -56,6 +57,7 @@ class SiteReport:
     engine_seconds: float = 0.0
     bytes_sent: int = 0
     loss_terms: dict[str, float] = field(default_factory=dict)
+    counts: list[tuple[int, int]] = field(default_factory=list)
 
 
 @runtime_checkable
@@ -92,7 +94,7 @@ def fedhelp_client(job: SiteJob) -> ClientAlgo:
         trained=job.trained,
         deployed=job.deployed,
         keep_optimizer=job.keep_optimizer,
-        batch_norm=job.batch_norm,
+        local_layers=job.local_layers,
     )
 
 
@@ -105,13 +107,16 @@ class SiteHost:
         self._client: ClientAlgo | None = None
         self._deadline = float("inf")
 
-    def train(self, number: int, weights: Path | None) -> SiteReport:
-        """Train round ``number`` from the global weights in a file; keep the update and the state on disk."""
+    def train(self, number: int, weights: Path | None, signals: Mapping[str, dict[str, Any]]) -> SiteReport:
+        """Train round ``number`` from the global weights in a file; keep the update and the state on disk.
+
+        ``signals`` is what each site is told with the round, by site.
+        """
         start = time.perf_counter()
         report = SiteReport()
         with self._failing_safely():
             client = self._ready()
-            extra = {ROUND: number, ROUNDS: self.job.rounds}
+            extra = {ROUND: number, ROUNDS: self.job.rounds, SIGNALS: signals.get(self.job.name, {})}
             begin = time.perf_counter()
             client.train(_exchange(weights), extra)
             report.engine_seconds += time.perf_counter() - begin
@@ -131,6 +136,15 @@ class SiteHost:
         with self._failing_safely():
             report.rows += self._evaluate(number, "global", "validation", weights, report)
         report.seconds = time.perf_counter() - start
+        return report
+
+    def count(self, weights: Path) -> SiteReport:
+        """Count the training images of each class that the weights recognise; the counts are all that is told."""
+        report = SiteReport()
+        with self._failing_safely():
+            client = self._ready()
+            if isinstance(client, FedHelpAlgo):
+                report.counts = client.count_recognised(_exchange(weights))
         return report
 
     def test(self, number: int, weights: Path | None) -> SiteReport:

@@ -62,6 +62,7 @@ def site_overlay(federation: Federation, site: Site, constants: Mapping[str, Any
         "datalist": str(datalist.path),
         "standalone": False,
         **constants,
+        **plan.constants,
         **file.overrides,
         "public_datalist": file.public.data if file.public else None,
         "ledger": file.foundation.ledger if file.foundation else None,

@@ -36,6 +36,23 @@ class Row:
     value: float
 
 
+KEY_METRICS = ("auc", "dice_mean", "balanced_accuracy", "accuracy")
+"""The metric by which networks are compared is the first of these that there is."""
+
+
+def key_metric(metrics: Iterable[str]) -> str:
+    """Return the metric by which networks are compared."""
+    present = set(metrics)
+    return next((metric for metric in KEY_METRICS if metric in present), min(present, default=""))
+
+
+def key_results(rows: Iterable[Row], site: str) -> dict[str, float]:
+    """Return a site's validation results in the key metric, by network."""
+    own = [row for row in rows if row.site == site and row.split == "validation"]
+    metric = key_metric(row.metric for row in own)
+    return {row.model: row.value for row in own if row.metric == metric}
+
+
 class Workspace:
     """Paths and transactions of one run folder."""
 
@@ -74,6 +91,11 @@ class Workspace:
         for folder in self.root.glob("sites/*/round-*"):
             if _number(folder) <= number - KEPT_ROUNDS:
                 shutil.rmtree(folder)
+
+    def meta(self, number: int) -> dict[str, Any]:
+        """Return what was committed with round ``number``."""
+        content: dict[str, Any] = json.loads((self.global_round(number) / "meta.json").read_text())
+        return content
 
     def committed(self) -> int | None:
         """Return the last committed round, None before the first."""

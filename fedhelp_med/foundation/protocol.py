@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
-from fedhelp_med.data.describe import describe_image
 from monai.transforms import EnsureChannelFirst, LoadImage, Resize
 from numpy.typing import NDArray
 
 from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.data.describe import describe_image
 from fedhelp_med.transforms import ToChannels
 
 Array = NDArray[np.float32]

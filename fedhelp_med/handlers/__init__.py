@@ -1,27 +1,35 @@
 """Handlers: each adds one term to a trainer's loss; and the metrics of an evaluator."""
 
-from fedhelp_med.handlers.distillation import ForwardDistillation, RankingDistillation
+from fedhelp_med.handlers.distillation import BackwardDistillation, ForwardDistillation, RankingDistillation
 from fedhelp_med.handlers.guidance import KNOWLEDGE, FoundationGuidance
-from fedhelp_med.handlers.metrics import SplitMetric, accuracy, auc, balanced_accuracy, logits_and_labels
+from fedhelp_med.handlers.learning_rate import CosineOverRounds
+from fedhelp_med.handlers.metrics import SplitMetric, accuracy, auc, balanced_accuracy, logits_and_labels, recognised
 from fedhelp_med.handlers.proximal import ProximalTerm
-from fedhelp_med.handlers.schedule import Constant, FirstPart, LinearWarmUp, Schedule, as_schedule
+from fedhelp_med.handlers.schedule import Constant, FirstPart, LinearWarmUp, Schedule, WhileAhead, as_schedule
 from fedhelp_med.handlers.term import LossTerm
+from fedhelp_med.handlers.warm_start import GATE, PublicWarmStart
 
 __all__ = [
+    "GATE",
     "KNOWLEDGE",
+    "BackwardDistillation",
     "Constant",
+    "CosineOverRounds",
     "FirstPart",
     "ForwardDistillation",
     "FoundationGuidance",
     "LinearWarmUp",
     "LossTerm",
     "ProximalTerm",
+    "PublicWarmStart",
     "RankingDistillation",
     "Schedule",
     "SplitMetric",
+    "WhileAhead",
     "accuracy",
     "as_schedule",
     "auc",
     "balanced_accuracy",
     "logits_and_labels",
+    "recognised",
 ]

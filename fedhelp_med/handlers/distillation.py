@@ -52,3 +52,26 @@ class RankingDistillation(LossTerm):
         output = engine.state.output
         loss: Tensor = self.loss(output[LARGE_PRED], output[Keys.PRED])
         return loss
+
+
+class BackwardDistillation(LossTerm):
+    """Proxy -> large: the whole soft label. Adds ``b * T^2 * KL(sg p_P || p_W)`` to the large network's loss.
+
+    What FedHelp does *not* do: the symmetric counterpart of ``ForwardDistillation``, for FML and as an ablation.
+
+    Args:
+        weight: b, a number or a schedule.
+        temperature: T.
+    """
+
+    name = "backward"
+
+    def __init__(self, weight: float | Schedule = 1.0, temperature: float = 1.0) -> None:
+        super().__init__(weight, LARGE_LOSS)
+        self.loss = ForwardDistillationLoss(temperature)
+
+    def term(self, engine: Any) -> Tensor:
+        """Return the divergence of the large network from the proxy on the current private batch."""
+        output = engine.state.output
+        loss: Tensor = self.loss(output[LARGE_PRED], output[Keys.PRED])
+        return loss

@@ -4,15 +4,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
-from monai.inferers import SimpleInferer
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.handlers.schedule import Schedule
 from fedhelp_med.handlers.term import LossTerm
 from fedhelp_med.losses import ForwardDistillationLoss
-from fedhelp_med.networks import FeatureTap, auxiliary_head, frozen_statistics, named_module
+from fedhelp_med.networks import FeatureTap, auxiliary_head, frozen_statistics
 
 KNOWLEDGE = "knowledge"
 """Key of the foundation model's logits in a public batch."""
@@ -30,6 +30,8 @@ class FoundationGuidance(LossTerm):
     The public batch does not move running statistics.
 
     Args:
+        network: the trainer's network. (MONAI attaches handlers before a trainer has one to ask.)
+        optimizer: the trainer's optimiser.
         public_loader: batches with ``image`` (``B, C, H, W[, D]``) and ``knowledge`` and/or ``label``; it is cycled.
         head: dotted name of the network's task head.
         channels: outputs of g: the classes of F, or of the public set.
@@ -40,13 +42,15 @@ class FoundationGuidance(LossTerm):
         label_loss: the supervised loss on public labels; cross-entropy by default.
 
     Raises:
-        InputError: for an unknown ``target``, or a batch with neither labels nor knowledge.
+        InputError: for an unknown ``target`` or ``head``, or a batch with neither labels nor knowledge.
     """
 
     name = "guidance"
 
     def __init__(
         self,
+        network: nn.Module,
+        optimizer: Optimizer,
         public_loader: Iterable[dict[str, Any]],
         head: str,
         channels: int,
@@ -59,35 +63,28 @@ class FoundationGuidance(LossTerm):
         super().__init__(weight)
         if target not in ("auxiliary", "task"):
             raise InputError(f"guidance.head: {target!r} is unknown; choose auxiliary or task")
+        self.network = network
         self.public_loader = public_loader
         self.head_name = head
-        self.channels = channels
         self.knowledge_weight = knowledge_weight
-        self.target = target
         self.distillation = ForwardDistillationLoss(temperature)
         self.label_loss = nn.CrossEntropyLoss() if label_loss is None else label_loss
-        self.auxiliary: nn.Module | None = None
         self._batches: Iterator[dict[str, Any]] = iter(())
-
-    def attach(self, engine: Any) -> None:
-        """Build the auxiliary head on the trainer's network and register with the trainer."""
-        if self.target == "auxiliary":
-            self.auxiliary = auxiliary_head(engine.network, self.head_name, self.channels)
-            engine.optimizer.add_param_group({"params": list(self.auxiliary.parameters())})
-        else:
-            named_module(engine.network, self.head_name)
-        super().attach(engine)
+        self.auxiliary: nn.Module | None = None
+        if target == "auxiliary":
+            self.auxiliary = auxiliary_head(network, head, channels)
+            optimizer.add_param_group({"params": list(self.auxiliary.parameters())})
 
     def start(self, engine: Any) -> None:
         """Begin a new pass through the public set, so that a round does not depend on the rounds before it."""
         super().start(engine)
-        self._batches = _cycle(self.public_loader)
+        self._batches = cycled(self.public_loader)
 
     def term(self, engine: Any) -> Tensor:
         """Return the public loss of the next public batch."""
         batch = next(self._batches)
         image = torch.as_tensor(batch[Keys.IMAGE]).to(engine.state.device, non_blocking=engine.non_blocking)
-        logits = self._logits(engine.network, image)
+        logits = self._logits(image)
         terms: list[Tensor] = []
         if Keys.LABEL in batch:
             terms.append(self.label_loss(logits, torch.as_tensor(batch[Keys.LABEL]).to(logits.device)))
@@ -98,15 +95,14 @@ class FoundationGuidance(LossTerm):
             raise InputError("public batch: it has neither a label nor the foundation model's knowledge to learn from")
         return torch.stack(terms).sum()
 
-    def _logits(self, network: nn.Module, image: Tensor) -> Tensor:
-        infer = SimpleInferer()
-        with frozen_statistics(network):
+    def _logits(self, image: Tensor) -> Tensor:
+        with frozen_statistics(self.network):
             if self.auxiliary is None:
-                logits: Tensor = infer(image, network)
+                logits: Tensor = self.network(image)
                 return logits
             self.auxiliary.train()
-            with FeatureTap(network, self.head_name) as tap:
-                infer(image, network)
+            with FeatureTap(self.network, self.head_name) as tap:
+                self.network(image)
             guided: Tensor = self.auxiliary(tap.features)
         return guided
 
@@ -120,7 +116,12 @@ class FoundationGuidance(LossTerm):
             self.auxiliary.load_state_dict(state)
 
 
-def _cycle(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def cycled(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Pass through a loader again and again, each time in its next order.
+
+    Raises:
+        InputError: when it gives no batch at all.
+    """
     while True:
         empty = True
         for batch in loader:

@@ -37,14 +37,30 @@ def auc(logits: Tensor, labels: Tensor) -> float:
 
     NaN when the labels hold a single class: the area is then not defined.
     """
-    probabilities = logits.double().sigmoid() if logits.shape[1] == 1 else logits.double().softmax(1)
-    columns = [1] if logits.shape[1] == 2 else range(logits.shape[1])
+    channels = logits.shape[1]
     areas = []
-    for column in columns:
-        positive = labels == (1 if logits.shape[1] == 1 else column)
+    for column in [1] if channels == 2 else range(channels):
+        positive = labels == (1 if channels == 1 else column)
         if 0 < positive.sum() < len(labels):
-            areas.append(float(compute_roc_auc(probabilities[:, column], positive.long())))
+            areas.append(float(compute_roc_auc(_log_odds(logits.double(), column), positive.long())))
     return sum(areas) / len(areas) if areas else math.nan
+
+
+def recognised(logits: Tensor, labels: Tensor) -> Tensor:
+    """Count per class what is recognised and what there is.
+
+    Args:
+        logits: ``B, C[, spatial]``, C > 1.
+        labels: class indices, ``B`` or ``B, 1, spatial``.
+
+    Returns:
+        Tensor: ``C, 2``, the recognised and the present images (or voxels) of each class.
+    """
+    classes = logits.shape[1]
+    predicted, expected = logits.argmax(1).reshape(-1), labels.reshape(-1).long()
+    present = torch.bincount(expected, minlength=classes)
+    right = torch.bincount(expected[predicted == expected], minlength=classes)
+    return torch.stack((right, present), 1)
 
 
 class SplitMetric(Metric):  # type: ignore[misc]
@@ -78,6 +94,14 @@ class SplitMetric(Metric):  # type: ignore[misc]
     def compute(self) -> float:
         """Return the metric of all batches since ``reset``."""
         return self.function(torch.cat(self._logits), torch.cat(self._labels))
+
+
+def _log_odds(logits: Tensor, column: int) -> Tensor:
+    """The order of the class's probabilities, without the ties of probabilities that round to 1."""
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    others = [other for other in range(logits.shape[1]) if other != column]
+    return logits[:, column] - logits[:, others].logsumexp(1)
 
 
 def _predicted(logits: Tensor) -> Tensor:

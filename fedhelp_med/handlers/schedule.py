@@ -51,10 +51,10 @@ class LinearWarmUp:
 
     def __call__(self, engine: Any) -> float:
         """Return the weight at the engine's position."""
-        if self.length <= 1:
+        place = position(engine, self.unit)
+        if self.length <= 1 or place >= self.length:
             return self.value
-        progress = min(1.0, (position(engine, self.unit) - 1) / (self.length - 1))
-        return self.start + (self.value - self.start) * progress
+        return self.start + (self.value - self.start) * (place - 1) / (self.length - 1)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,33 @@ class FirstPart:
     def __call__(self, engine: Any) -> float:
         """Return the weight at the engine's position."""
         total = getattr(engine.state, "federated_rounds", None) or engine.state.max_epochs
-        return self.value if position(engine, "round") <= self.fraction * total else 0.0
+        last = self.fraction * total + 1e-9  # 1/49 of 49 rounds is one round, in floating point a little less
+        return self.value if position(engine, "round") <= last else 0.0
+
+
+@dataclass(frozen=True)
+class WhileAhead:
+    """``value`` while ``leader`` was better than ``follower`` on the site's validation split, else 0.
+
+    The comparison is that of the last round, which the federated client is told in ``engine.state.signals``; without
+    one (the first round, an engine that runs alone) the weight is 0: knowledge from a teacher that is not known to be
+    better may do harm.
+
+    Args:
+        value: the weight while it is ahead.
+        leader: the teacher's name in ``metrics.csv``.
+        follower: the student's.
+    """
+
+    value: float
+    leader: str = "large"
+    follower: str = "global"
+
+    def __call__(self, engine: Any) -> float:
+        """Return the weight for the current round."""
+        results = getattr(engine.state, "signals", {}).get("validation", {})
+        ahead = self.leader in results and self.follower in results and results[self.leader] > results[self.follower]
+        return self.value if ahead else 0.0
 
 
 def as_schedule(weight: float | Schedule) -> Schedule:

@@ -3,27 +3,35 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fedhelp_med.methods.ablations import BackwardAsKL, LabelsOnly, WithoutBackward, WithoutForward, WithoutGuidance
 from fedhelp_med.methods.base import ROLES, Method, Role, RolePlan, Server, Settings, handler
 from fedhelp_med.methods.fedavg import FedAvg
+from fedhelp_med.methods.fedavg_public import FedAvgPublic
+from fedhelp_med.methods.fedbn import FedBN
 from fedhelp_med.methods.fedhelp import FedHelp
+from fedhelp_med.methods.fedprox import FedProx
+from fedhelp_med.methods.fml import FML
 from fedhelp_med.methods.local import Local
 
-METHODS: Mapping[str, type[Method]] = {method.name: method for method in (FedHelp, FedAvg, Local)}
+METHODS: Mapping[str, type[Method]] = {
+    method.name: method
+    for method in (
+        FedHelp,
+        Local,
+        FedAvg,
+        FedAvgPublic,
+        FedProx,
+        FedBN,
+        FML,
+        WithoutGuidance,
+        WithoutForward,
+        WithoutBackward,
+        BackwardAsKL,
+        LabelsOnly,
+    )
+}
 
-__all__ = [
-    "METHODS",
-    "ROLES",
-    "FedAvg",
-    "FedHelp",
-    "Local",
-    "Method",
-    "Role",
-    "RolePlan",
-    "Server",
-    "Settings",
-    "create_method",
-    "handler",
-]
+__all__ = ["METHODS", "ROLES", "Method", "Role", "RolePlan", "Server", "Settings", "create_method", "handler"]
 
 
 def create_method(name: str, preset: str, settings: Mapping[str, Any]) -> Method:

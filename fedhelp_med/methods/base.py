@@ -6,12 +6,14 @@ config, so that everything a site executes can be read in ``sites/NAME/config.js
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
+
+from fedhelp_med.networks import LocalLayers
 
 Role = Literal["small", "large"]
 ROLES: tuple[Role, ...] = ("small", "large")
@@ -28,7 +30,8 @@ class RolePlan:
         trained: what its trainer's ``network`` is called in ``metrics.csv``: ``surrogate``, ``proxy`` or ``local``.
         configs: the bundle's config files, in order, relative to the bundle.
         handlers: MONAI config of the handlers that the method adds, in order (the bundle's ``method_handlers``).
-        overlay: further MONAI config on top, by id (``train#trainer#max_epochs``).
+        constants: MONAI config by id that the federation file's ``overrides`` go over (``learning_rate``).
+        overlay: further MONAI config, by id, that goes over everything.
         personal: the names of personal networks that the trainer owns besides (``large``).
         deployed: the networks that the site would use; several are averaged in probability.
     """
@@ -36,24 +39,43 @@ class RolePlan:
     trained: str
     configs: tuple[str, ...] = (TRAIN,)
     handlers: tuple[Mapping[str, Any], ...] = ()
+    constants: Mapping[str, Any] = field(default_factory=dict)
     overlay: Mapping[str, Any] = field(default_factory=dict)
     personal: tuple[str, ...] = ()
     deployed: tuple[str, ...] = ()
 
 
 class Server(Protocol):
-    """What the server's steps of a method may use."""
+    """What a method's server steps may use. There is no private image in it.
+
+    Attributes:
+        round: the round that was just aggregated; 0 before the first.
+        rounds: how many there will be.
+        weights: the current global weights; a step may replace them.
+        signals: what every site is told with the next round (``engine.state.signals``).
+        updates: the states that the sites uploaded in this round, by site.
+        classes: the task's.
+    """
+
+    round: int
+    rounds: int
+    weights: dict[str, Tensor]
+    signals: dict[str, Any]
+    updates: dict[str, Mapping[str, Tensor]]
+    classes: tuple[str, ...]
 
     @property
-    def round(self) -> int:
-        """The number of the round that was just aggregated; 0 before the first."""
+    def knowledge(self) -> Any:
+        """The public set with the foundation model's answers, None without a public set."""
 
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """The current global weights; a step may replace them."""
+    def network(self, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """Return the exchanged network with ``weights``, the current global ones by default."""
 
-    @weights.setter
-    def weights(self, weights: dict[str, Tensor]) -> None: ...
+    def public_batches(self, purpose: str) -> Iterator[dict[str, Any]]:
+        """Yield public batches without end."""
+
+    def count_recognised(self) -> Mapping[str, list[tuple[int, int]]]:
+        """Ask every site for the recognised and present training images of each class."""
 
     def record(self, event: str, **details: Any) -> None:
         """Write a line to ``events.jsonl``."""
@@ -79,6 +101,9 @@ class Method(ABC):
 
     exchanges: ClassVar[bool] = True
     """Whether weights travel at all."""
+
+    local_layers: ClassVar[LocalLayers] = "none"
+    """Layers of the exchanged network that stay at the sites."""
 
     keeps_optimizer: ClassVar[bool] = False
     """Whether the state of the exchanged network's optimiser survives a round (the personal one's always does)."""

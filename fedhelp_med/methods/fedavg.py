@@ -17,4 +17,9 @@ class FedAvg(Method):
 
     def plan(self, role: Role) -> RolePlan:
         """Return the same plan for both roles; at a large site the small network is called proxy."""
-        return RolePlan(trained="surrogate" if role == "small" else "proxy", deployed=("global",))
+        trained = "surrogate" if role == "small" else "proxy"
+        return RolePlan(trained=trained, handlers=self.handlers(role), deployed=("global",))
+
+    def handlers(self, role: Role) -> tuple[dict[str, Any], ...]:
+        """Return the handlers of a role: none here, for the methods that add to FedAvg."""
+        return ()

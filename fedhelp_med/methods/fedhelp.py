@@ -5,34 +5,77 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from fedhelp_med.handlers import ForwardDistillation, FoundationGuidance, RankingDistillation
-from fedhelp_med.methods.base import TRAIN, TRAIN_LARGE, Method, Role, RolePlan, Settings, handler
+from fedhelp_med.handlers import (
+    GATE,
+    CosineOverRounds,
+    ForwardDistillation,
+    FoundationGuidance,
+    PublicWarmStart,
+    RankingDistillation,
+    WhileAhead,
+)
+from fedhelp_med.methods.base import TRAIN, TRAIN_LARGE, Method, Role, RolePlan, Server, Settings, handler
+from fedhelp_med.methods.server_steps import distil_updates, knows_the_task, warm_start, zero_shot_gate
 
 
 class FedHelpSettings(Settings):
-    """The weights of FedHelp's terms; defaults are the paper's.
+    """FedHelp's pieces, each of which can be switched; defaults are the paper's.
 
     Args:
-        guidance: scale of the whole public loss at small sites.
+        learning_rate: of Adam; None leaves the bundle's.
+        decay: the share of the learning rate that is left in the last round; 1 for none.
+        guidance: scale of the whole public loss at small sites, every round; 0 for none.
         knowledge: lambda, the weight of the foundation model's soft labels inside it.
-        head: the head through which guidance acts.
+        head: the head through which guidance at the sites acts.
         temperature: T of guidance and of forward distillation.
         forward: alpha, large network -> proxy.
+        forward_gated: only while the large network beats the global one on the site's validation split.
         ranking: beta, proxy -> large network.
         ranking_loss: the form of the ranking loss.
         top_k: of the margin form.
         margin: of the margin form, in logits.
+        warm_start: steps in which the server, before round 1, trains the global network on the foundation model's
+            answers through the task head; 0 for none. Only where the foundation model's classes are the task's.
+        large_warm_start: the same at large sites for their large networks.
+        gate: the chance-corrected balanced accuracy that the warm-started network has to exceed on the sites' own
+            images; otherwise the public knowledge is not used at all.
+        server_steps: steps of distillation at the server after each aggregation, while the gate is open.
+        server_part: the first part of the rounds in which they are taken.
+        average: deploy the mean of the site's own network and the global one.
     """
 
+    learning_rate: float | None = Field(None, gt=0)
+    decay: float = Field(1.0, ge=0, le=1)
     guidance: float = Field(1.0, ge=0)
     knowledge: float = Field(1.0, ge=0)
     head: Literal["auxiliary", "task"] = "auxiliary"
     temperature: float = Field(1.0, gt=0)
     forward: float = Field(1.0, ge=0)
+    forward_gated: bool = False
     ranking: float = Field(0.2, ge=0)
     ranking_loss: Literal["margin", "ranknet", "listmle"] = "margin"
     top_k: int = Field(1, ge=1)
     margin: float = Field(0.1, ge=0)
+    warm_start: int = Field(0, ge=0)
+    large_warm_start: int = Field(0, ge=0)
+    gate: float = Field(0.6, ge=-1, le=1)
+    server_steps: int = Field(0, ge=0)
+    server_part: float = Field(0.5, ge=0, le=1)
+    average: bool = False
+
+
+RECOMMENDED: Mapping[str, Any] = {
+    "learning_rate": 2e-3,
+    "decay": 0.1,
+    "guidance": 0.0,
+    "forward": 0.3,
+    "forward_gated": True,
+    "ranking": 0.1,
+    "warm_start": 800,
+    "large_warm_start": 400,
+    "server_steps": 10,
+    "average": True,
+}
 
 
 class FedHelp(Method):
@@ -42,48 +85,98 @@ class FedHelp(Method):
     - large: ``L_proxy = CE(z_P, y) + alpha T^2 KL(sg p_W || p_P)``; ``L_large = CE(z_W, y) + beta R(z_W; sg z_P)``;
       the proxy travels.
     - server: the weighted mean of surrogates and proxies.
+
+    The preset ``paper`` is that, every round. ``recommended`` moves the foundation model's knowledge to the server
+    (a warm start, then a few steps of distillation after each aggregation) behind a zero-shot gate, uses the large
+    network as a teacher only while it is better, lets the learning rate decay and deploys averages.
     """
 
     name = "fedhelp"
     settings_type = FedHelpSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "recommended": RECOMMENDED}
     settings: FedHelpSettings
 
     def plan(self, role: Role) -> RolePlan:
         """Return the surrogate's plan, or that of the proxy and its large network."""
+        rate = self.settings.learning_rate
+        constants = {} if rate is None else {"learning_rate": rate}
+        together = ("global",) if self.settings.average else ()
         if role == "small":
             return RolePlan(
-                trained="surrogate", configs=(TRAIN,), handlers=(self._guidance(),), deployed=("surrogate",)
+                trained="surrogate",
+                handlers=(*self._rates(), *self._guidance()),
+                constants=constants,
+                deployed=("surrogate", *together),
             )
         return RolePlan(
             trained="proxy",
             configs=(TRAIN, TRAIN_LARGE),
-            handlers=(self._forward(), self._ranking()),
+            handlers=(*self._rates(), *self._large_warm_start(), *self._forward(), *self._ranking()),
+            constants=constants,
             personal=("large",),
-            deployed=("large",),
+            deployed=("large", *together),
         )
 
-    def _guidance(self) -> dict[str, Any]:
-        return handler(
-            FoundationGuidance,
-            _disabled_="$@public_datalist is None",
-            public_loader="@public#dataloader",
-            head="@head",
-            channels="$None if @public#knowledge is None else @public#knowledge.channels",
-            weight=self.settings.guidance,
-            knowledge_weight=self.settings.knowledge,
-            temperature=self.settings.temperature,
-            target=self.settings.head,
-        )
+    def before_first_round(self, server: Server) -> None:
+        """Warm-start the global network, and undo it when the sites' own images do not pass the gate."""
+        if not self.settings.warm_start:
+            return
+        if not knows_the_task(server):
+            server.record("gate", open=False, reason="no foundation model of the task's own classes")
+            server.signals[GATE] = False
+            return
+        cold = server.weights
+        warm_start(server, self.settings.warm_start)
+        server.signals[GATE] = zero_shot_gate(server, self.settings.gate)
+        if not server.signals[GATE]:
+            server.weights = cold
 
-    def _forward(self) -> dict[str, Any]:
-        return handler(ForwardDistillation, weight=self.settings.forward, temperature=self.settings.temperature)
+    def after_aggregation(self, server: Server) -> None:
+        """Distil the aggregate on public images while the gate is open, in the first part of the rounds."""
+        early = server.round <= self.settings.server_part * server.rounds
+        if self.settings.server_steps and early and server.signals.get(GATE):
+            distil_updates(server, self.settings.server_steps, (self.settings.learning_rate or 1e-3) / 2)
 
-    def _ranking(self) -> dict[str, Any]:
+    def _rates(self) -> list[dict[str, Any]]:
+        return [handler(CosineOverRounds, floor=self.settings.decay)] if self.settings.decay < 1 else []
+
+    def _guidance(self) -> list[dict[str, Any]]:
+        if not self.settings.guidance:
+            return []
+        return [
+            handler(
+                FoundationGuidance,
+                _disabled_="$@public_datalist is None",
+                network="@network",
+                optimizer="@optimizer",
+                public_loader="@public#dataloader",
+                head="@head",
+                channels="$None if @public#knowledge is None else @public#knowledge.channels",
+                weight=self.settings.guidance,
+                knowledge_weight=self.settings.knowledge,
+                temperature=self.settings.temperature,
+                target=self.settings.head,
+            )
+        ]
+
+    def _large_warm_start(self) -> list[dict[str, Any]]:
+        steps = self.settings.large_warm_start
+        public = {"_disabled_": "$@public_datalist is None", "public_loader": "@public#dataloader"}
+        return [handler(PublicWarmStart, steps=steps, **public)] if steps else []
+
+    def _forward(self) -> list[dict[str, Any]]:
+        weight: Any = self.settings.forward
+        if self.settings.forward_gated:
+            weight = handler(WhileAhead, value=weight)
+        return [handler(ForwardDistillation, weight=weight, temperature=self.settings.temperature)]
+
+    def _ranking(self) -> list[dict[str, Any]]:
         form = {"top_k": self.settings.top_k, "margin": self.settings.margin}
-        return handler(
-            RankingDistillation,
-            weight=self.settings.ranking,
-            loss=self.settings.ranking_loss,
-            **(form if self.settings.ranking_loss == "margin" else {}),
-        )
+        return [
+            handler(
+                RankingDistillation,
+                weight=self.settings.ranking,
+                loss=self.settings.ranking_loss,
+                **(form if self.settings.ranking_loss == "margin" else {}),
+            )
+        ]

@@ -10,15 +10,19 @@ from fedhelp_med.networks.factories import (
 )
 from fedhelp_med.networks.modules import named_module
 from fedhelp_med.networks.normalization import (
+    LocalLayers,
     batch_norm_keys,
     batch_norm_layers,
     frozen_statistics,
     group_normalized,
+    local_keys,
+    normalization_keys,
 )
 from fedhelp_med.networks.tap import FeatureTap
 
 __all__ = [
     "FeatureTap",
+    "LocalLayers",
     "MeanOfProbabilities",
     "auxiliary_head",
     "batch_norm_keys",
@@ -27,7 +31,9 @@ __all__ = [
     "group_normalized",
     "large_classifier",
     "large_segmenter",
+    "local_keys",
     "named_module",
+    "normalization_keys",
     "small_classifier",
     "small_segmenter",
 ]

@@ -9,11 +9,15 @@ batch size). A user's own network may; the federation file then says how its lay
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from fedhelp_med.networks.modules import set_module
+
+LocalLayers = Literal["none", "batch-norm", "normalization"]
+"""Layers that are not exchanged."""
 
 
 def batch_norm_layers(network: nn.Module) -> list[str]:
@@ -45,6 +49,23 @@ def group_normalized(network: nn.Module, groups: int = 4) -> nn.Module:
     if remaining := batch_norm_layers(network):
         raise AssertionError(f"batch normalisation remains in {', '.join(remaining)}")
     return network
+
+
+def normalization_keys(network: nn.Module) -> frozenset[str]:
+    """Return the state keys of all normalisation layers: batch, group, instance and layer normalisation."""
+    return frozenset(
+        f"{name}.{key}" if name else key
+        for name, module in network.named_modules()
+        if isinstance(module, _NormBase | nn.GroupNorm | nn.LayerNorm)
+        for key in module.state_dict()
+    )
+
+
+def local_keys(network: nn.Module, layers: LocalLayers) -> frozenset[str]:
+    """Return the state keys that stay at a site when ``layers`` do."""
+    if layers == "batch-norm":
+        return batch_norm_keys(network)
+    return normalization_keys(network) if layers == "normalization" else frozenset()
 
 
 @contextmanager

@@ -1,14 +1,11 @@
 """Who gained what: the numbers behind the table that a run ends with."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from fedhelp_med.federation.workspace import Row
-
-PREFERRED_METRICS = ("auc", "dice_mean", "balanced_accuracy", "accuracy")
-"""The metric that a table shows is the first of these that the run has."""
+from fedhelp_med.federation.workspace import Row, key_metric
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Summary:
 def summarise(rows: Iterable[Row], metric: str | None = None) -> Summary:
     """Collect the testing rows of a finished run, sites in the order small, large and by name."""
     testing = [row for row in rows if row.split == "testing"]
-    metric = metric or _preferred({row.metric for row in testing})
+    metric = metric or key_metric(row.metric for row in testing)
     values = {(row.site, row.model): row.value for row in testing if row.metric == metric}
     roles = {row.site: row.role for row in testing}
     order = sorted(roles, key=lambda site: (roles[site] == "large", site))
@@ -77,8 +74,3 @@ def summarise(rows: Iterable[Row], metric: str | None = None) -> Summary:
         if (site, "deployed") in values
     ]
     return Summary(metric, tuple(sites))
-
-
-def _preferred(metrics: Iterable[str]) -> str:
-    present: Sequence[str] = sorted(metrics)
-    return next((metric for metric in PREFERRED_METRICS if metric in present), present[0] if present else "")

@@ -248,7 +248,7 @@ def test_batch_norm_that_stays_local_is_not_exchanged(overlay):
     tiny = {"init_features": 4, "growth_rate": 4, "block_config": [1, 1]}
     changes = {key: None for key in SMALL if key.startswith("network_def")}
     file = overlay(**changes, network_def={**network, **tiny})
-    algo = client(SMALL_ROLE, file, batch_norm="keep-local")
+    algo = client(SMALL_ROLE, file, local_layers="batch-norm")
     everything = start(algo)
     shared = {key: tensor for key, tensor in everything.items() if "norm" not in key}
     assert shared.keys() == set(algo.shared_keys) and len(shared) < len(everything)
@@ -261,5 +261,5 @@ def test_batch_norm_that_stays_local_is_not_exchanged(overlay):
         {k: v for k, v in seen.items() if "running_mean" in k}, {k: v for k, v in own.items() if "running_mean" in k}
     )
 
-    averaged = client(SMALL_ROLE, file, batch_norm="average")
+    averaged = client(SMALL_ROLE, file, local_layers="none")
     assert set(averaged.shared_keys) == set(everything)

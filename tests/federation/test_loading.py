@@ -91,7 +91,7 @@ WRONG = {
             "network": {**DENSE_NET, "_target_": "monai.networks.nets.DenseNet", "out_channels": 5, "block_config": [1]},
             "head": "class_layers.out",
         },
-        r"roles\.large\.network: gives 5 channels for 2 classes; set its out_channels to 2",
+        r"roles\.large\.network: gives 5 channels for 2 classes; set out_channels: 2",
     ),
 
 }  # fmt: skip

@@ -1,0 +1,63 @@
+"""A start from public knowledge for a network that never leaves its site."""
+
+import math
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from torch import nn
+
+from fedhelp_med.handlers.guidance import KNOWLEDGE, cycled
+from fedhelp_med.losses import ForwardDistillationLoss, as_categorical
+
+GATE = "gate"
+"""The signal by which a server says whether the public knowledge fits the task."""
+
+
+class PublicWarmStart:
+    """Before round 1, trains the large network on the foundation model's answers to public images.
+
+    It acts only when the server's zero-shot gate is open (``engine.state.signals["gate"]``): knowledge of another
+    domain costs more than it gives.
+
+    Args:
+        public_loader: batches with ``image`` and ``knowledge``; it is cycled.
+        steps: how many batches.
+        learning_rate: at the start; it decays to 0 along a cosine.
+        network: the trainer's attribute that is trained, ``large_network`` or ``network``.
+    """
+
+    def __init__(
+        self,
+        public_loader: Iterable[dict[str, Any]],
+        steps: int,
+        learning_rate: float = 1e-3,
+        network: str = "large_network",
+    ) -> None:
+        self.public_loader = public_loader
+        self.steps = steps
+        self.learning_rate = learning_rate
+        self.network = network
+
+    def attach(self, engine: Any) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Train once, at the start of round 1."""
+        state = engine.state
+        if getattr(state, "federated_round", 1) != 1 or not getattr(state, "signals", {}).get(GATE):
+            return
+        network: nn.Module = getattr(engine, self.network)
+        optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate, weight_decay=1e-4)
+        distillation = ForwardDistillationLoss()
+        network.train()
+        for step, batch in enumerate(islice(cycled(self.public_loader), self.steps)):
+            optimizer.param_groups[0]["lr"] = self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+            logits = as_categorical(network(torch.as_tensor(batch["image"]).to(state.device)))
+            knowledge = as_categorical(torch.as_tensor(batch[KNOWLEDGE]).to(logits.device, logits.dtype))
+            optimizer.zero_grad()
+            distillation(logits, knowledge).backward()
+            optimizer.step()

@@ -1,0 +1,116 @@
+"""What a server can do with public images and a foundation model's answers: a warm start, a gate, distillation.
+
+None of it costs a clinic anything: the server has the public set, and no private image is involved.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedhelp_med.handlers import KNOWLEDGE
+from fedhelp_med.losses import ForwardDistillationLoss, as_categorical
+from fedhelp_med.methods.base import Server
+
+Batches = Iterator[dict[str, Any]]
+Target = Callable[[Tensor, Tensor | None], Tensor | None]
+"""Maps public images and the foundation model's logits to the teacher's logits."""
+
+
+def knows_the_task(server: Server) -> bool:
+    """Whether the foundation model (or the public labels) speak of the task's own classes."""
+    knowledge = server.knowledge
+    if knowledge is None:
+        return False
+    return [name.lower() for name in knowledge.classes] == [name.lower() for name in server.classes]
+
+
+def warm_start(server: Server, steps: int, learning_rate: float = 1e-3) -> None:
+    """Train the initial global network on the foundation model's soft labels through its task head.
+
+    Public labels, where there are any, add their cross-entropy. The learning rate decays to 0 along a cosine.
+    """
+    network = server.network()
+    _train(network, server.public_batches("warm start"), steps, learning_rate, lambda image, knowledge: knowledge)
+    server.weights = _state(network, server.weights)
+    server.record("warm_start", steps=steps, model=server.knowledge.model_name)
+
+
+def zero_shot_gate(server: Server, threshold: float) -> bool:
+    """Whether the warm-started network already recognises the sites' private images, which it never saw.
+
+    The sites report counts per class, no image and no score of one. The pooled (balanced accuracy - 1/K) / (1 - 1/K)
+    has to exceed ``threshold``: public sets of another domain do not pass.
+    """
+    counts = server.count_recognised()
+    score = chance_corrected(counts)
+    is_open = score > threshold
+    server.record("gate", score=round(score, 4), threshold=threshold, open=is_open, counts=dict(counts))
+    return is_open
+
+
+def chance_corrected(counts: Mapping[str, list[tuple[int, int]]]) -> float:
+    """Return (balanced accuracy - 1/K) / (1 - 1/K) over all sites' images pooled; 0 is chance, 1 perfect."""
+    if not counts:
+        return 0.0
+    classes = len(next(iter(counts.values())))
+    totals = [[sum(site[k][part] for site in counts.values()) for part in (0, 1)] for k in range(classes)]
+    recalls = [recognised / present for recognised, present in totals if present]
+    chance = 1 / classes
+    return (sum(recalls) / len(recalls) - chance) / (1 - chance) if recalls else 0.0
+
+
+def distil_updates(server: Server, steps: int, learning_rate: float) -> None:
+    """Distil the aggregate for some steps on public images.
+
+    The teacher is one half the foundation model's probabilities and one half the mean of those of the uploaded
+    networks: what the sites know survives the averaging of their weights (as in FedDF, Lin et al. 2020,
+    arXiv 2006.07242).
+    """
+    teachers = [server.network(dict(update)).eval() for _, update in sorted(server.updates.items())]
+
+    def target(image: Tensor, knowledge: Tensor | None) -> Tensor:
+        with torch.no_grad():
+            mean = torch.stack([as_categorical(teacher(image)).softmax(1) for teacher in teachers]).mean(0)
+        if knowledge is not None:
+            mean = 0.5 * mean + 0.5 * as_categorical(knowledge).softmax(1)
+        return mean.clamp_min(1e-12).log()
+
+    network = server.network()
+    _train(network, server.public_batches("distillation"), steps, learning_rate, target, decay=False, labels=False)
+    server.weights = _state(network, server.weights)
+
+
+def _train(
+    network: nn.Module,
+    batches: Batches,
+    steps: int,
+    learning_rate: float,
+    target: Target,
+    decay: bool = True,
+    labels: bool = True,
+) -> None:
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=1e-4)
+    distillation, supervised = ForwardDistillationLoss(), nn.CrossEntropyLoss()
+    network.train()
+    for step, batch in enumerate(islice(batches, steps)):
+        if decay:
+            optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+        image = torch.as_tensor(batch["image"])
+        knowledge = torch.as_tensor(batch[KNOWLEDGE]) if KNOWLEDGE in batch else None
+        logits = network(image)
+        teacher = target(image, knowledge)
+        terms = [] if teacher is None else [distillation(as_categorical(logits), as_categorical(teacher))]
+        if labels and "label" in batch:
+            terms.append(supervised(as_categorical(logits), torch.as_tensor(batch["label"])))
+        optimizer.zero_grad()
+        torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def _state(network: nn.Module, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    state = network.state_dict()
+    return {key: state[key].detach().clone() for key in like}
