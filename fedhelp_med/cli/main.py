@@ -76,6 +76,25 @@ def run(
     run_file(federation, out, resume=resume, workers=workers)
 
 
+@app.command()
+def compare(
+    federation: Annotated[Path, typer.Argument(help="The federation file (YAML).")],
+    methods: Annotated[
+        str, typer.Option(help="Methods with commas between them; METHOD@key=value,... changes a key of the file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the results. The same command goes on in it.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from the file's on.")] = 3,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes, a cell each; by default one a core.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="Compare by this metric; by default auc, else dice_mean.")] = None,
+) -> None:
+    """Run the same federation under several methods and seeds, and show who gains what."""
+    from fedhelp_med.cli.compare import compare_methods
+
+    compare_methods(federation, methods, seeds=seeds, out=out, workers=workers, metric=metric)
+
+
 @foundation.command()
 def acquire(
     model: Annotated[Path, typer.Option(help="A local model: foundation.json, or the folder of a MONAI bundle.")],

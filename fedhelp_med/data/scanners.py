@@ -72,7 +72,8 @@ def acquire(image: Volume, scanner: Scanner, rng: np.random.Generator) -> npt.ND
     image = image * _shading(image.shape, today.bias, rng)
     real, imaginary = rng.standard_normal((2, *image.shape), dtype=np.float32) * np.float32(today.noise)
     magnitude = np.sqrt((image + real) ** 2 + imaginary**2)
-    return np.clip(np.rint(magnitude * np.float32(today.gain)), 0, 32767).astype(np.int16)
+    stored: npt.NDArray[np.int16] = np.clip(np.rint(magnitude * today.gain), 0, 32767).astype(np.int16)
+    return stored
 
 
 def smooth(image: Volume, sigmas: tuple[float, ...]) -> Volume:

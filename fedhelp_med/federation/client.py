@@ -198,6 +198,15 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
             result = apply(result, extra)
         return result
 
+    @property
+    def studies(self) -> tuple[tuple[str, ...], Tensor]:
+        """Header and table (``N, columns``) of the last evaluation, a row a study in the datalist's order.
+
+        Empty where the bundle's evaluator has no ``StudyResults``.
+        """
+        state = self.evaluator.state
+        return getattr(state, "study_columns", ()), getattr(state, "studies", torch.empty(0, 0))
+
     def count_recognised(self, data: ExchangeObject) -> list[tuple[int, int]]:
         """Return, for each class, how many training images the weights in ``data`` recognise and how many there are.
 

@@ -76,9 +76,7 @@ class Workers:
     def _submit(self, job: SiteJob, step: str, arguments: tuple[Any, ...]) -> "Future[SiteReport]":
         place = self._place[job.name]
         if place not in self._pools:
-            self._pools[place] = ProcessPoolExecutor(
-                max_workers=1, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent
-            )
+            self._pools[place] = worker_process()
         return self._pools[place].submit(_step, job, self._create, step, arguments)
 
     def _broken(self, name: str) -> bool:
@@ -108,6 +106,13 @@ def _shared_out(jobs: Sequence[SiteJob], workers: int) -> dict[str, int]:
         place[job.name] = index = load.index(min(load))
         load[index] += job.samples
     return place
+
+
+def worker_process() -> ProcessPoolExecutor:
+    """Return a pool of one fresh process, which does not outlive this one."""
+    return ProcessPoolExecutor(
+        max_workers=1, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent
+    )
 
 
 _HOSTS: dict[str, SiteHost] = {}

@@ -90,7 +90,7 @@ def save_federation(federation: Federation, path: Path) -> None:
 
 def _complete(file: FederationFile, source: Path) -> Federation:
     _check_names(file)
-    method = _method(file)
+    method = method_of(file)
     bundle = _bundle(file.bundle)
     if file.aggregation.minimum_sites > len(file.sites):
         raise InputError(
@@ -153,7 +153,12 @@ def _check_names(file: FederationFile) -> None:
             raise InputError(f"sites.name: {name!r} is used {count} times; give every site its own name")
 
 
-def _method(file: FederationFile) -> Method:
+def method_of(file: FederationFile) -> Method:
+    """Return the method that a file names, with its preset and settings.
+
+    Raises:
+        InputError: when one of them is unknown or unsuitable.
+    """
     if file.method not in METHODS:
         raise InputError(f"method: {file.method!r} is unknown; choose one of {', '.join(sorted(METHODS))}")
     presets = METHODS[file.method].presets

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.common.files import write_json
 from fedhelp_med.federation.aggregate import aggregate, site_weights
-from fedhelp_med.federation.config import Site
+from fedhelp_med.federation.config import FederationFile, Site
 from fedhelp_med.federation.hosts import Outcome, open_hosts
 from fedhelp_med.federation.loading import Federation, load_federation, local_layers, naming, save_federation
 from fedhelp_med.federation.server import Counts, Server
@@ -293,18 +293,24 @@ def _open(workspace: Workspace, federation: Federation, resume: bool) -> None:
         raise InputError(f"{workspace.root}: is not empty and not a run; choose another --out")
     if not resume:
         raise InputError(f"{workspace.root}: holds a run already; go on with --resume, or choose another --out")
-    earlier = load_federation(workspace.federation_file).file
-    if _numbers(earlier) != _numbers(federation.file):
-        changed = sorted(
-            key for key in type(earlier).model_fields if getattr(earlier, key) != getattr(federation.file, key)
-        )
+    check_same(workspace.root, load_federation(workspace.federation_file).file, federation.file)
+
+
+def check_same(root: Path, earlier: FederationFile, file: FederationFile) -> None:
+    """Check that the run in ``root``, made from ``earlier``, is the one that ``file`` describes.
+
+    Raises:
+        InputError: when they differ in anything that the numbers depend on.
+    """
+    if _numbers(earlier) != _numbers(file):
+        changed = sorted(key for key in FederationFile.model_fields if getattr(earlier, key) != getattr(file, key))
         raise InputError(
-            f"{workspace.root}: holds a run of another federation (different: {', '.join(changed)}); "
+            f"{root}: holds a run of another federation (different: {', '.join(changed)}); "
             "choose another --out, or undo the change"
         )
 
 
-def _numbers(file: Any) -> Any:
+def _numbers(file: FederationFile) -> FederationFile:
     """What the numbers depend on: everything but the workers."""
     return file.model_copy(update={"runtime": file.runtime.model_copy(update={"workers": 1})})
 

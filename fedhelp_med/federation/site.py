@@ -1,11 +1,13 @@
 """One site of a run, in whatever process it lives."""
 
+import csv
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from ignite.engine import Events
@@ -14,7 +16,7 @@ from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from fedhelp_med.common.errors import FedHelpError
-from fedhelp_med.common.files import replacing_folder, write_json
+from fedhelp_med.common.files import replacing_folder, write_json, write_text
 from fedhelp_med.federation.client import MODEL, ROUND, ROUNDS, SIGNALS, SPLIT, FedHelpAlgo
 from fedhelp_med.federation.config import Upload
 from fedhelp_med.federation.state import load_state, load_tensors, save_state, save_tensors
@@ -82,9 +84,17 @@ class PersonalClient(Protocol):
 ClientFactory = Callable[[SiteJob], ClientAlgo]
 
 
+Client = TypeVar("Client", bound=FedHelpAlgo)
+
+
 def fedhelp_client(job: SiteJob) -> ClientAlgo:
     """Return the client that a job describes."""
-    return FedHelpAlgo(
+    return client_of(FedHelpAlgo, job)
+
+
+def client_of(kind: type[Client], job: SiteJob) -> Client:
+    """Return a client of one's own kind with everything that a job describes."""
+    return kind(
         job.bundle,
         config_train_filename=job.configs,
         seed=job.seed,
@@ -158,6 +168,7 @@ class SiteHost:
                 report.rows += self._evaluate(number, "deployed", "validation", weights, report)
                 for model in (*client.models, *exchanged, "deployed"):
                     report.rows += self._evaluate(number, model, "testing", weights, report)
+                    self._keep_studies(model)
             if isinstance(client, FedHelpAlgo):
                 self._deploy(client)
         report.seconds = time.perf_counter() - start
@@ -213,6 +224,16 @@ class SiteHost:
             Row(number, job.name, job.role, model, split, metric, float(value))
             for metric, value in sorted((result.metrics or {}).items())
         ]
+
+    def _keep_studies(self, model: str) -> None:
+        """Write what was found in each testing study, for statistics over patients; it stays at the site."""
+        columns, table = getattr(self._client, "studies", ((), torch.empty(0, 0)))
+        if len(table):
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(["study", *columns])
+            writer.writerows([number, *(f"{value:.6g}" for value in row)] for number, row in enumerate(table.tolist()))
+            write_text(self.job.folder / "studies" / f"{model}.csv", text.getvalue())
 
     def _deploy(self, client: FedHelpAlgo) -> None:
         with replacing_folder(self.job.folder / "deployed") as folder:

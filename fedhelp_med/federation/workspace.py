@@ -118,6 +118,13 @@ class Workspace:
             rows += [row for row in self.reference.rows() if row.model == "local"]
         return rows
 
+    def testing(self) -> list[Row]:
+        """Return the rows on the testing split, empty before the run is complete."""
+        if not self.complete:
+            return []
+        rows = (Row(*row) for row in json.loads((self.root / "testing.json").read_text())["metrics"])
+        return [row for row in rows if row.split == "testing"]
+
     def finish(self, rows: Iterable[Row]) -> None:
         """Commit the rows on the testing split: the run is complete."""
         write_json(self.root / "testing.json", {"metrics": [astuple(row) for row in rows]})

@@ -30,7 +30,7 @@ class PublicKnowledge:
         model_name: name and version of the model, None without a ledger.
 
     Raises:
-        InputError: if images have no answer, only some have labels, the labels are not the model's classes, or
+        InputError: if images have no answer, the labels are not the model's classes, several models could be meant, or
             there is nothing to learn from.
 
     Example:
@@ -41,12 +41,8 @@ class PublicKnowledge:
     def __init__(self, datalist: str | Path, ledger: str | Path | None = None, model: str | None = None) -> None:
         public = read_datalist(Path(datalist))
         self.items = [_item(entry) for entry in public.splits["training"]]
-        labelled = sum("label" in item for item in self.items)
-        if 0 < labelled < len(self.items):
-            raise InputError(
-                f"{public.path}: {labelled} of {len(self.items)} public images have a label: label all or none"
-            )
-        self.classes = tuple(public.classes)
+        labelled = "label" in self.items[0]  # then all have one: a datalist's split is labelled whole or not at all
+        self.classes = public.classes or tuple(map(str, range(public.class_count or 0)))
         self.model_name: str | None = None
         if ledger is not None:
             with Ledger(ledger, readonly=True) as book:
@@ -69,7 +65,7 @@ class PublicKnowledge:
 
 def _item(entry: Mapping[str, Any]) -> dict[str, Any]:
     item = {"image": str(entry["image"])}
-    return {**item, "label": entry["label"]} if entry.get("label") is not None else item
+    return {**item, "label": entry["label"]} if "label" in entry else item
 
 
 def _choose(book: Ledger, wanted: str | None) -> ModelDescription:
@@ -103,8 +99,11 @@ def _answers(book: Ledger, model: Described, paths: Sequence[str], public: Datal
 
 def _compare(public: Datalist, model: Described) -> None:
     """Refuse labels of other classes than the model's: one head cannot learn both."""
-    if tuple(public.classes) != model.classes:
+    if public.classes is None and (public.class_count or 0) <= len(model.classes):
+        return
+    if public.classes != model.classes:
+        theirs = ", ".join(public.classes) if public.classes else f"0 to {(public.class_count or 0) - 1}"
         raise InputError(
-            f"{public.path} has the classes {', '.join(public.classes)}, but {model.name} answers for "
-            f"{', '.join(model.classes)}: give both the same names in the same order, or leave the labels out"
+            f"{public.path} has the classes {theirs}, but {model.name} answers for {', '.join(model.classes)}: "
+            "give both the same names in the same order, or leave the labels out"
         )

@@ -11,7 +11,7 @@ import math
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -223,12 +223,13 @@ class Ledger:
             raise FedHelpError(f"call {call} of the ledger {self.path} is unknown or complete already")
 
     def _unpack(self, key: str, payload: bytes, dtype: str, shape: str, digest: str) -> NDArray[Any]:
-        if hashlib.sha256(payload).hexdigest() != digest:
-            raise FedHelpError(
-                f"the answer {key} in the ledger {self.path} is damaged: restore the file from a copy, "
-                "or acquire into a new one"
-            )
-        return np.frombuffer(payload, dtype=PAYLOAD_DTYPES[dtype]).reshape(_shape(shape))
+        if hashlib.sha256(payload).hexdigest() == digest:
+            with suppress(KeyError, ValueError, TypeError):  # no such dtype, or a shape of another size
+                return np.frombuffer(payload, dtype=PAYLOAD_DTYPES[dtype]).reshape(_shape(shape))
+        raise FedHelpError(
+            f"the answer {key} in the ledger {self.path} is damaged: restore the file from a copy, "
+            "or acquire into a new one"
+        )
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         try:

@@ -109,7 +109,7 @@ class InputSpec:
         intensities is stretched to ``value_range``; what lies beyond is clipped.
 
         Args:
-            path: a file, or a DICOM series folder, that MONAI's ``LoadImage`` reads.
+            path: an image file.
 
         Returns:
             float32 array `C, H, W[, D]`.

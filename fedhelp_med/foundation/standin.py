@@ -9,10 +9,9 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +87,18 @@ def train_stand_in(
     """
     source = read_datalist(datalist)
     spec = input or InputSpec.like(source.splits["training"][0]["image"], spatial_dims=2)
-    _check(source, spec)
+    classes = source.classes or tuple(map(str, range(source.class_count or 0)))
+    _check(source, classes, spec)
     training = _load(source, "training", spec)
     validation = _load(source, "validation", spec) if source.splits.get("validation") else None
-    description = _describe(source, spec, training, validation)
+    description = _describe(source.name, classes, spec, training, validation)
     provenance = description["provenance"]
     provenance |= {"seed": seed, "steps": steps, "batch_size": batch_size, "threads": threads}
     file = out / DESCRIPTION
     if _is_same(file, description):
         return file
     with _reproducible(derive_seed(seed, "stand-in"), threads):
-        network = _network(spec.channels, len(source.classes))
+        network = _network(spec.channels, len(classes))
         _train(network, training, steps, batch_size, progress)
         provenance["validation"] = None if validation is None else _measure(network, validation)
         script = _script(network, training.pixels[:3])
@@ -109,35 +109,34 @@ def train_stand_in(
     return file
 
 
-def _check(source: Datalist, spec: InputSpec) -> None:
+def _check(source: Datalist, classes: Sequence[str], spec: InputSpec) -> None:
     if len(spec.size) != 2 or min(spec.size) < SMALLEST:
         raise InputError(f"the input has the size {spec.size}: give `input` two axes of {SMALLEST} pixels or more")
-    if len(source.classes) < 2:
-        raise InputError(f"{source.path} has {len(source.classes)} classes: a classifier needs two or more")
-    for entry in chain.from_iterable(source.splits.get(split, ()) for split in ("training", "validation")):
-        label = entry.get("label")
-        if not isinstance(label, int) or not 0 <= label < len(source.classes):
-            raise InputError(
-                f"{source.path}: the label of {entry['image']} is {label!r}: a stand-in is trained on class indices "
-                f"from 0 to {len(source.classes) - 1}"
-            )
+    for split in ("training", "validation"):
+        for entry in source.splits.get(split, ()):
+            if not isinstance(entry.get("label"), int):
+                raise InputError(f"{source.path}: {entry['image']} has no class index as label: a stand-in needs one")
+    if len(classes) < 2:
+        raise InputError(f"{source.path} has the classes {classes}: a classifier needs two or more")
     present = {entry["label"] for entry in source.splits["training"]}
-    absent = [name for index, name in enumerate(source.classes) if index not in present]
+    absent = [name for index, name in enumerate(classes) if index not in present]
     if absent:
         raise InputError(f"{source.path} has no training image of {', '.join(absent)}: a stand-in needs every class")
 
 
-def _describe(source: Datalist, spec: InputSpec, training: _Images, validation: _Images | None) -> dict[str, Any]:
+def _describe(
+    name: str, classes: Sequence[str], spec: InputSpec, training: _Images, validation: _Images | None
+) -> dict[str, Any]:
     return {
-        "name": f"stand-in-{source.name}",
+        "name": f"stand-in-{name}",
         "version": "1",
-        "classes": list(source.classes),
+        "classes": list(classes),
         "kind": "logits",
         "input": spec.to_dict(),
         "torchscript": TORCHSCRIPT,
         "provenance": {
             "note": NOTE,
-            "datalist": source.name,
+            "datalist": name,
             "images": len(training),
             "images_sha256": training.digest(),
             "validation_images": 0 if validation is None else len(validation),

@@ -6,6 +6,7 @@ from fedhelp_med.handlers.learning_rate import CosineOverRounds
 from fedhelp_med.handlers.metrics import SplitMetric, accuracy, auc, balanced_accuracy, logits_and_labels, recognised
 from fedhelp_med.handlers.proximal import ProximalTerm
 from fedhelp_med.handlers.schedule import Constant, FirstPart, LinearWarmUp, Schedule, WhileAhead, as_schedule
+from fedhelp_med.handlers.studies import StudyResults, class_probabilities
 from fedhelp_med.handlers.term import LossTerm
 from fedhelp_med.handlers.warm_start import GATE, PublicWarmStart
 
@@ -25,11 +26,13 @@ __all__ = [
     "RankingDistillation",
     "Schedule",
     "SplitMetric",
+    "StudyResults",
     "WhileAhead",
     "accuracy",
     "as_schedule",
     "auc",
     "balanced_accuracy",
+    "class_probabilities",
     "logits_and_labels",
     "recognised",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from fedhelp_med.handlers.guidance import KNOWLEDGE, cycled
 from fedhelp_med.losses import ForwardDistillationLoss, as_categorical
@@ -19,11 +20,13 @@ GATE = "gate"
 class PublicWarmStart:
     """Before round 1, trains the large network on the foundation model's answers to public images.
 
+    Where no foundation model was asked, it learns from the public labels.
+
     It acts only when the server's zero-shot gate is open (``engine.state.signals["gate"]``): knowledge of another
     domain costs more than it gives.
 
     Args:
-        public_loader: batches with ``image`` and ``knowledge``; it is cycled.
+        public_loader: batches with ``image`` and ``knowledge`` or ``label``; it is cycled.
         steps: how many batches.
         learning_rate: at the start; it decays to 0 along a cosine.
         network: the trainer's attribute that is trained, ``large_network`` or ``network``.
@@ -57,7 +60,11 @@ class PublicWarmStart:
         for step, batch in enumerate(islice(cycled(self.public_loader), self.steps)):
             optimizer.param_groups[0]["lr"] = self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
             logits = as_categorical(network(torch.as_tensor(batch["image"]).to(state.device)))
-            knowledge = as_categorical(torch.as_tensor(batch[KNOWLEDGE]).to(logits.device, logits.dtype))
+            if KNOWLEDGE in batch:
+                knowledge = torch.as_tensor(batch[KNOWLEDGE]).to(logits.device, logits.dtype)
+                loss = distillation(logits, as_categorical(knowledge))
+            else:
+                loss = cross_entropy(logits, torch.as_tensor(batch["label"]).to(logits.device))
             optimizer.zero_grad()
-            distillation(logits, knowledge).backward()
+            loss.backward()
             optimizer.step()

@@ -75,6 +75,26 @@ def test_the_network_is_the_proxy_and_holds_nothing_of_the_large_one() -> None:
     assert {id(p) for g in trainer.optimizer.param_groups for p in g["params"]} == {id(p) for p in proxy.parameters()}
 
 
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_are_cleared_as_monais_trainer_does(to_none: bool) -> None:
+    def cleared(trainer: SupervisedTrainer, *networks: nn.Module) -> list[bool]:
+        kinds: list[bool] = []
+        trainer.add_event_handler(
+            IterationEvents.FORWARD_COMPLETED,
+            lambda _: kinds.extend(p.grad is None for network in networks for p in network.parameters()),
+        )
+        trainer.run()
+        return kinds
+
+    options = {"max_epochs": 1, "optim_set_to_none": to_none}
+    proxy, large, batches = proxy_network(), large_network(), make_batches(2)
+    both = cleared(together(proxy, large, batches, **options), proxy, large)
+    own = large_network()
+    expected = cleared(alone(own, batches, **options), own)
+    assert [*both[6:10], *both[16:]] == expected  # two iterations: six parameters of the proxy, four of the large
+    assert all(both[10:]) == to_none
+
+
 def test_the_run_can_be_continued_as_monais_can() -> None:
     proxy, large, batches = proxy_network(), large_network(), make_batches()
     expected = copy.deepcopy(large)

@@ -91,11 +91,28 @@ def test_one_of_several_models_is_chosen(tmp_path, path):
     assert (PublicKnowledge(datalist, path, model="constant").items[0]["knowledge"] == 7).all()
 
 
-def test_labels_must_be_all_or_none_and_of_the_same_classes(tmp_path, path):
-    with pytest.raises(InputError, match="2 of 3 public images have a label"):
+def test_labels_must_be_all_or_none(tmp_path):
+    with pytest.raises(InputError, match="label all of them or none"):
         PublicKnowledge(write_public(tmp_path, range(3), labels=[1, None, 0]))
-    for classes in (("lesion", "no lesion"), ("a", "b", "c")):
-        datalist = write_public(tmp_path, range(3), labels=[1, 1, 0], classes=classes)
-        acquire(datalist, make_model(), path)
-        with pytest.raises(InputError, match=f"has the classes {', '.join(classes)}, but counting answers for"):
-            PublicKnowledge(datalist, path)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "said"),
+    [
+        (("lesion", "no lesion"), [1, 1, 0], "lesion, no lesion"),
+        (("a", "b", "c"), [1, 1, 0], "a, b, c"),
+        ((), [1, 2, 0], "0 to 2"),
+    ],
+)
+def test_labels_must_be_of_the_same_classes(tmp_path, path, classes, labels, said):
+    datalist = write_public(tmp_path, range(3), labels=labels, classes=classes)
+    acquire(datalist, make_model(), path)
+    with pytest.raises(InputError, match=f"has the classes {said}, but counting answers for no lesion, lesion"):
+        PublicKnowledge(datalist, path)
+
+
+def test_classes_without_names(tmp_path, path):
+    datalist = write_public(tmp_path, range(3), labels=[1, 1, 0], classes=())
+    assert PublicKnowledge(datalist).classes == ("0", "1")
+    acquire(datalist, make_model(), path)
+    assert PublicKnowledge(datalist, path).classes == CLASSES

@@ -133,10 +133,13 @@ def test_the_record_of_calls_only_grows(path, table):
         edit(path, "UPDATE calls SET images = 0")
 
 
-def test_a_damaged_answer_is_named(path):
+@pytest.mark.parametrize(
+    ("column", "value"), [("payload", bytes(8)), ("shape", "[3]"), ("shape", "2"), ("dtype", "int7"), ("sha256", "")]
+)
+def test_a_damaged_answer_is_named(path, column, value):
     with Ledger(path) as ledger:
         keep(ledger, {"good": np.zeros(2, np.float32), "bad": np.ones(2, np.float32)})
-    edit(path, "UPDATE answers SET payload = ? WHERE key = 'bad'", np.zeros(2, np.float32).tobytes())
+    edit(path, f"UPDATE answers SET {column} = ? WHERE key = 'bad'", value)
     with Ledger(path, readonly=True) as ledger:
         np.testing.assert_array_equal(ledger.answers(["good"])["good"], [0, 0])
         with pytest.raises(FedHelpError, match=r"answer bad in the ledger .* is damaged"):

@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.engines import LARGE_LOSS
-from fedhelp_med.handlers import ForwardDistillation, RankingDistillation
+from fedhelp_med.handlers import BackwardDistillation, ForwardDistillation, RankingDistillation
 
 
 def margin(student: Tensor, teacher: Tensor, size: float) -> Tensor:
@@ -81,6 +81,27 @@ def test_one_sigmoid_channel_is_taught_in_both_directions() -> None:
     assert trainer.state.output["loss"].item() == pytest.approx(task.item(), rel=1e-4)
 
 
+def test_whole_soft_labels_can_go_both_ways_for_methods_that_do_so() -> None:
+    proxy, large, (batch,) = Toy(), Toy(), make_batches(1)
+    handlers = ForwardDistillation(0.6, temperature=2.0), BackwardDistillation(0.4, temperature=3.0)
+    trainer = reciprocal(proxy, large, [batch], *handlers)
+    gradients = Gradients(proxy, large)
+    gradients.attach(trainer)
+
+    # L_proxy = CE(z_P, y) + a T^2 KL(sg p_W || p_P);  L_large = CE(z_W, y) + b T^2 KL(sg p_P || p_W)
+    z_p, z_w = proxy(batch["image"]), large(batch["image"])
+    forward, backward = divergence(z_w, z_p, temperature=2.0), divergence(z_p, z_w, temperature=3.0)
+    total = cross_entropy(z_p, batch["label"]) + 0.6 * forward + cross_entropy(z_w, batch["label"]) + 0.4 * backward
+    wanted = torch.autograd.grad(total, [*proxy.parameters(), *large.parameters()])
+
+    trainer.run()
+    assert handlers[1].average == pytest.approx(0.4 * backward.item(), rel=1e-5)
+    assert handlers[1].average > 0
+    losses = trainer.state.output["loss"] + trainer.state.output[LARGE_LOSS]
+    assert losses.item() == pytest.approx(total.item(), rel=1e-5)
+    torch.testing.assert_close(gradients.seen[0], list(wanted))
+
+
 def test_each_direction_leaves_the_other_loss_alone() -> None:
     proxy, large, batches = Toy(), Toy(), make_batches(1)
     losses = {}
@@ -116,11 +137,11 @@ class Refuses(nn.Module):
 
 
 def test_at_weight_zero_no_term_is_computed() -> None:
-    handlers = ForwardDistillation(0.0), RankingDistillation(0.0)
+    handlers = ForwardDistillation(0.0), RankingDistillation(0.0), BackwardDistillation(0.0)
     for handler in handlers:
         handler.loss = Refuses()
     reciprocal(Toy(), Toy(), make_batches(2), *handlers).run()
-    assert [handler.average for handler in handlers] == [0, 0]
+    assert [handler.average for handler in handlers] == [0, 0, 0]
 
 
 def test_weights_are_the_papers_by_default() -> None:

@@ -145,6 +145,13 @@ def test_the_auxiliary_head_learns_with_the_trainers_optimizer_and_is_not_exchan
     assert handler.state_dict()["weight"].shape == (CHANNELS, 5)
 
 
+def test_the_auxiliary_head_trains_although_the_network_was_evaluated_before() -> None:
+    trainer, handler = guided(Toy().eval(), make_batches(), [public("label")], "head", CHANNELS)
+    handler.auxiliary.eval()
+    trainer.run()
+    assert handler.auxiliary.training
+
+
 def test_the_state_comes_back() -> None:
     handlers = [guided(Toy(), make_batches(), [public("label")], "head", CHANNELS)[1] for _ in range(2)]
     saved, other = handlers[0].state_dict(), handlers[1].state_dict()

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
 from torch import Tensor, nn
 
-from fedhelp_med.handlers import SplitMetric, accuracy, auc, balanced_accuracy
+from fedhelp_med.handlers import SplitMetric, accuracy, auc, balanced_accuracy, recognised
 
 
 def two_classes(*scores: float) -> Tensor:
@@ -109,6 +109,34 @@ def test_certain_answers_keep_their_order(channels: int) -> None:
     else:
         logits = scores[:, None] if channels == 1 else two_classes(*scores.tolist())
     assert auc(logits, labels) == pytest.approx(expected)
+
+
+# Counts
+
+
+def test_recognised_by_hand() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 3.0, 1.0], [5.0, 4.0, 4.0]])
+    counts = recognised(logits, torch.tensor([0, 2, 0, 0]))
+    assert counts.tolist() == [[2, 3], [0, 0], [1, 1]]  # of three images of class 0 two, of class 2 the one
+
+
+def test_recognised_voxels_are_counted_one_by_one() -> None:
+    logits, labels = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 1, 4, 5))
+    counts = recognised(logits, labels)
+    for label in range(3):
+        present = labels[:, 0] == label
+        assert counts[label].tolist() == [(present & (logits.argmax(1) == label)).sum(), present.sum()]
+
+
+@given(SCORED, st.integers(0, 2**31))
+@settings(deadline=None, max_examples=50)
+def test_counts_are_what_the_balanced_accuracy_is_made_of(items: list[tuple[int, int]], seed: int) -> None:
+    labels = torch.tensor([label for _, label in items])
+    logits = torch.randn(len(items), 3, generator=torch.Generator().manual_seed(seed))
+    counts = recognised(logits, labels)
+    recalls = [right / present for right, present in counts.tolist() if present]
+    assert sum(recalls) / len(recalls) == pytest.approx(balanced_accuracy(logits, labels))
+    assert counts.sum(0)[1] == len(labels)
 
 
 # A split

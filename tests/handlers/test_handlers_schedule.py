@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ignite.engine import Events, State
 
-from fedhelp_med.handlers import Constant, FirstPart, LinearWarmUp, as_schedule
+from fedhelp_med.handlers import Constant, FirstPart, LinearWarmUp, WhileAhead, as_schedule
 
 WEIGHTS = st.floats(0, 100)
 LENGTHS = st.integers(1, 200)
@@ -96,6 +96,35 @@ def test_the_first_third_of_ten_rounds_is_three() -> None:
 def test_without_a_federation_it_is_a_share_of_the_epochs() -> None:
     schedule = FirstPart(0.3, 0.5)
     assert [schedule(engine(epoch=number, max_epochs=4)) for number in (1, 2, 3, 4)] == [0.3, 0.3, 0.0, 0.0]
+
+
+# While ahead
+
+
+@pytest.mark.parametrize(
+    ("results", "weight"),
+    [
+        ({"large": 0.9, "global": 0.8}, 0.3),
+        ({"large": 0.8, "global": 0.8}, 0.0),  # no better
+        ({"large": 0.7, "global": 0.8}, 0.0),
+        ({"large": float("nan"), "global": 0.8}, 0.0),
+        ({"large": 0.9}, 0.0),
+        ({"proxy": 0.1, "global": 0.8}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_a_teacher_counts_only_while_it_is_known_to_be_better(results: dict[str, float], weight: float) -> None:
+    assert WhileAhead(0.3)(engine(signals={"validation": results})) == weight
+
+
+def test_without_signals_nothing_is_known() -> None:
+    assert WhileAhead(0.3)(engine(signals={})) == 0
+    assert WhileAhead(0.3)(engine()) == 0
+
+
+def test_who_is_compared_can_be_chosen() -> None:
+    schedule = WhileAhead(0.3, leader="large", follower="proxy")
+    assert schedule(engine(signals={"validation": {"large": 0.7, "proxy": 0.6, "global": 0.8}})) == 0.3
 
 
 # Numbers

@@ -1,4 +1,4 @@
-"""Random weights that do not depend on which tests ran before, on one thread."""
+"""Random weights and images that do not depend on which tests ran before."""
 
 import pytest
 import torch
@@ -6,5 +6,4 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -8,7 +8,15 @@ from monai.networks.nets import DenseNet, ResNet, SegResNet
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedhelp_med.networks import batch_norm_keys, batch_norm_layers, frozen_statistics, group_normalized
+from fedhelp_med.networks import (
+    batch_norm_keys,
+    batch_norm_layers,
+    frozen_statistics,
+    group_normalized,
+    local_keys,
+    normalization_keys,
+    small_classifier,
+)
 
 
 def normalised() -> nn.Sequential:
@@ -70,6 +78,34 @@ def test_a_batch_normalisation_alone_has_keys_without_a_prefix() -> None:
 def test_a_network_without_has_none() -> None:
     assert batch_norm_layers(nn.Sequential(nn.Conv2d(1, 4, 1), nn.InstanceNorm2d(4), nn.GroupNorm(2, 4))) == []
     assert batch_norm_keys(nn.Linear(2, 2)) == frozenset()
+
+
+def test_all_normalisation_is_batch_group_instance_and_layer_normalisation() -> None:
+    network = nn.Sequential(
+        nn.Linear(2, 4),
+        nn.LayerNorm(4),
+        nn.GroupNorm(2, 4),
+        nn.Sequential(nn.InstanceNorm1d(4, affine=True), nn.InstanceNorm1d(4)),
+        nn.BatchNorm1d(4, track_running_stats=False),
+    )
+    names = {f"{layer}.{key}" for layer in ("1", "2", "3.0", "4") for key in ("weight", "bias")}
+    assert normalization_keys(network) == names
+    assert normalization_keys(nn.LayerNorm(4)) == {"weight", "bias"}
+    assert normalization_keys(nn.Linear(2, 2)) == frozenset()
+
+
+def test_all_normalisation_includes_batch_normalisation() -> None:
+    assert normalization_keys(normalised()) == batch_norm_keys(normalised()) | {"3.weight", "3.bias"}
+
+
+def test_what_stays_at_a_site_is_a_choice() -> None:
+    network = normalised()
+    assert local_keys(network, "none") == frozenset()
+    assert local_keys(network, "batch-norm") == batch_norm_keys(network)
+    assert local_keys(network, "normalization") == normalization_keys(network)
+    factory = small_classifier(2, 1, 2)
+    assert local_keys(factory, "batch-norm") == frozenset()
+    assert frozenset() < local_keys(factory, "normalization") < set(factory.state_dict())
 
 
 # Replaced

@@ -1,0 +1,98 @@
+"""``fedhelp compare``."""
+
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from fedhelp_med.cli.run import quieten
+from fedhelp_med.common.errors import FedHelpError
+from fedhelp_med.common.files import write_text
+from fedhelp_med.federation.comparison import Cell, make_cells, method_names, run_cells
+from fedhelp_med.federation.loading import load_federation
+from fedhelp_med.report.comparison import read_results
+from fedhelp_med.report.comparison_sheets import comparison_sheets, disparity_csv, networks_sheet
+
+
+def compare_methods(
+    path: Path, methods: str, *, seeds: int, out: Path, workers: int | None, metric: str | None
+) -> None:
+    """Run the cells that are missing, then print the tables; the same command goes on where it was stopped."""
+    console = Console()
+    quieten()
+    federation = load_federation(path)
+    cells = make_cells(federation, method_names(methods), seeds, out)
+    if workers is None:
+        workers = max(1, (os.cpu_count() or 1) // federation.file.runtime.threads)
+    begin = time.perf_counter()
+    try:
+        with _CellProgress(console) as observer:
+            failed = run_cells(cells, out, workers, observer)
+    except KeyboardInterrupt:
+        raise FedHelpError("stopped; the same command goes on, and no finished cell is repeated") from None
+    if len(failed) < len(cells):
+        results = read_results(cells, metric)
+        sheets = comparison_sheets(results, cells)
+        for sheet in sheets:
+            sheet.print(console)
+        everything = [*sheets, networks_sheet(cells, results.metric)]
+        write_text(out / "comparison.md", "\n".join(sheet.markdown() for sheet in everything))
+        write_text(out / "disparity.csv", disparity_csv(results, cells))
+    console.print(f"[dim]{time.perf_counter() - begin:.0f} s.[/]")
+    console.print(f"Results: {out / 'comparison.csv'}", highlight=False, soft_wrap=True)
+    if failed:
+        raise FedHelpError(
+            f"{len(failed)} of {len(cells)} cells failed: {'; '.join(map(str, failed))}. "
+            "The same command tries them again"
+        )
+
+
+class _CellProgress:
+    """A bar of cells where there is a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bar = Progress(
+            TextColumn("comparison"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("cells"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[last]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._done = self._cells = 0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def started(self, done: int, cells: int) -> None:
+        """Open the bar."""
+        self._done, self._cells = done, cells
+        self._task = self._bar.add_task("", total=cells, completed=done, last="")
+        if done:
+            self.console.print(f"{done} of {cells} cells are finished already.", highlight=False)
+
+    def cell_done(self, cell: Cell, reason: str | None) -> None:
+        """Advance the bar, or print a line; a failure is always printed."""
+        self._done += 1
+        if self._task is not None:
+            self._bar.update(self._task, completed=self._done, last=str(cell))
+        if reason is not None:
+            self.console.print(f"[red]{cell}: failed:[/] {escape(reason)}", highlight=False)
+        elif not self.console.is_terminal:
+            self.console.print(f"{self._done}/{self._cells}: {cell}", highlight=False)

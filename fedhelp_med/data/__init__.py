@@ -1,0 +1,21 @@
+"""A site's data: datalists, descriptions, patient-level splits, and the demo's sites."""
+
+from fedhelp_med.data.datalist import Datalist, read_datalist, write_datalist
+from fedhelp_med.data.demo import DemoData, DemoSite
+from fedhelp_med.data.describe import ImageDescription, describe_image
+from fedhelp_med.data.icbm import make_icbm_sites
+from fedhelp_med.data.medmnist import make_medmnist_sites
+from fedhelp_med.data.splits import split_by_patient
+
+__all__ = [
+    "Datalist",
+    "DemoData",
+    "DemoSite",
+    "ImageDescription",
+    "describe_image",
+    "make_icbm_sites",
+    "make_medmnist_sites",
+    "read_datalist",
+    "split_by_patient",
+    "write_datalist",
+]

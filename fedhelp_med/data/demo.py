@@ -1,0 +1,164 @@
+"""What all demo data has in common: its folders, its files and its reuse.
+
+``sites/NAME/datalist.json`` (training, validation, testing), ``public/datalist.json``, ``foundation/datalist.json``
+(training, validation) and ``demo.json``, which says what they were made from.
+"""
+
+import json
+import logging
+import shutil
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedhelp_med.common.errors import InputError
+from fedhelp_med.common.files import replacing_folder, write_json
+from fedhelp_med.data.datalist import read_datalist, write_datalist
+
+logger = logging.getLogger(__name__)
+
+MARKER = "demo.json"
+FOLDERS = ("sites", "public", "foundation")
+
+
+@dataclass(frozen=True)
+class DemoSite:
+    """A site: its name, its role (``small`` or ``large``) and its datalist."""
+
+    name: str
+    role: str
+    datalist: Path
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """The datalists of a demo federation: its sites, the public set and the foundation model's own set."""
+
+    sites: list[DemoSite]
+    public: Path
+    foundation: Path
+
+
+@dataclass(frozen=True)
+class Study:
+    """One image file to be written."""
+
+    content: bytes
+    patient: str
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class StudySet:
+    """A datalist to be written; the studies may be made lazily.
+
+    Attributes:
+        folder: where, below the demo's folder.
+        name: of the datalist.
+        classes: class names by index, None for an unlabelled set.
+        splits: studies by split.
+        suffix: of the image files.
+    """
+
+    folder: str
+    name: str
+    classes: Sequence[str] | None
+    splits: Mapping[str, Iterable[Study]]
+    suffix: str
+
+
+def site_roles(small: int, large: int) -> dict[str, str]:
+    """Site names and roles: clinic-a, clinic-b, ... are small, hospital-a, ... are large.
+
+    Raises:
+        InputError: a number of sites that the alphabet cannot name, or none at all.
+    """
+    letters = string.ascii_lowercase
+    for key, count in (("small_sites", small), ("large_sites", large)):
+        if not 0 <= count <= len(letters):
+            raise InputError(f"{key}: {count} is not valid; choose 0 to {len(letters)}")
+    if small + large == 0:
+        raise InputError("small_sites and large_sites: both are 0; choose at least one site")
+    roles = {f"clinic-{letter}": "small" for letter in letters[:small]}
+    return roles | {f"hospital-{letter}": "large" for letter in letters[:large]}
+
+
+def check_counts(**counts: int) -> None:
+    """Refuse counts of studies that are not at least 2 (one of each class)."""
+    for key, count in counts.items():
+        if count < 2:
+            raise InputError(f"{key}: {count} is not valid; choose 2 studies or more")
+
+
+def build_demo(
+    folder: Path, parameters: Mapping[str, Any], roles: Mapping[str, str], sets: Iterable[StudySet]
+) -> DemoData:
+    """Write the sets of studies, or reuse a complete earlier demo with the same parameters.
+
+    Args:
+        folder: the demo's folder. Its `FOLDERS` are replaced if an earlier demo wrote them.
+        parameters: everything that the bytes depend on, as JSON.
+        roles: role by site name.
+        sets: one for every site, the public set and the foundation model; not touched when reusing.
+
+    Raises:
+        InputError: the folder holds data that no demo wrote.
+    """
+    data = DemoData(
+        [DemoSite(name, role, folder / "sites" / name / "datalist.json") for name, role in roles.items()],
+        folder / "public" / "datalist.json",
+        folder / "foundation" / "datalist.json",
+    )
+    if _is_complete(folder, parameters, data):
+        logger.info("%s: the demo data is there and is used again", folder)
+        return data
+    _claim(folder)
+    for study_set in sets:
+        _write_set(folder, study_set)
+    write_json(folder / MARKER, {"complete": True, "parameters": dict(parameters)})
+    return data
+
+
+def _is_complete(folder: Path, parameters: Mapping[str, Any], data: DemoData) -> bool:
+    expected = {"complete": True, "parameters": json.loads(json.dumps(dict(parameters)))}
+    try:
+        if json.loads((folder / MARKER).read_text(encoding="utf-8")) != expected:
+            return False
+        for datalist in (*(site.datalist for site in data.sites), data.public, data.foundation):
+            read_datalist(datalist)
+    except (OSError, ValueError, InputError):
+        return False
+    return True
+
+
+def _claim(folder: Path) -> None:
+    """Mark the folder as the demo's, unfinished, and empty what an earlier demo left."""
+    if not (folder / MARKER).exists():
+        foreign = [name for name in FOLDERS if (folder / name).exists()]
+        if foreign:
+            raise InputError(
+                f"{folder / foreign[0]}: already there, and not written by the demo; choose another folder"
+            )
+    write_json(folder / MARKER, {"complete": False})
+    for name in FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _write_set(folder: Path, study_set: StudySet) -> None:
+    target = folder / study_set.folder
+    with replacing_folder(target) as temporary:
+        (temporary / "images").mkdir()
+        splits: dict[str, list[dict[str, Any]]] = {}
+        for split, studies in study_set.splits.items():
+            splits[split] = []
+            for index, study in enumerate(studies):
+                image = f"images/{split}-{index:04d}{study_set.suffix}"
+                (temporary / image).write_bytes(study.content)
+                item: dict[str, Any] = {"image": image, "patient": study.patient}
+                if study.label is not None:
+                    item["label"] = study.label
+                splits[split].append(item)
+        write_datalist(temporary / "datalist.json", name=study_set.name, classes=study_set.classes, splits=splits)
+    logger.info("%s: %s studies", target, ", ".join(f"{len(items)} {split}" for split, items in splits.items()))

@@ -1,0 +1,225 @@
+"""Demo sites from any MedMNIST file (Yang et al., Scientific Data 2023): 2-D grey, 2-D RGB or 3-D, single label.
+
+How the file is divided, always with the classes in proportion:
+
+- training of the sites: disjoint parts of the file's training split;
+- public set (unlabelled) and foundation model: held out of the training split, so no site has them. With a zip of
+  labelled pictures, each gets one half of the zip instead, and the public set keeps its labels;
+- validation: disjoint parts of the validation split;
+- testing: disjoint parts of the test split if every site gets ``testing`` studies so; otherwise **every site is
+  tested on the same, whole test split**, which beats a handful of studies each.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fedhelp_med.common.errors import InputError
+from fedhelp_med.common.seeds import derive_seed
+from fedhelp_med.data.demo import DemoData, Study, StudySet, build_demo, check_counts, site_roles
+from fedhelp_med.data.medmnist_file import MedMnistFile, read_medmnist
+from fedhelp_med.data.picture_zip import ZippedPicture, list_pictures, read_picture
+
+RECIPE = 1  # counts up when the same parameters give other bytes
+
+Indices = npt.NDArray[np.int64]
+
+
+def make_medmnist_sites(
+    folder: Path,
+    npz: Path,
+    *,
+    seed: int,
+    public_zip: Path | None = None,
+    small_sites: int = 4,
+    large_sites: int = 2,
+    small_training: int = 20,
+    large_training: int = 100,
+    small_validation: int = 24,
+    large_validation: int = 60,
+    testing: int = 100,
+    public: int = 400,
+    foundation: int = 1200,
+) -> DemoData:
+    """Write the studies of a MedMNIST file as PNG (3-D: NIfTI, slices last) and the datalists of a federation.
+
+    Args:
+        folder: where; complete data with the same parameters is used again.
+        npz: the MedMNIST file.
+        seed: of the division.
+        public_zip: a zip with one folder of JPEG or PNG pictures per class.
+        small_sites: number of clinics.
+        large_sites: number of hospitals.
+        small_training: training studies per clinic.
+        large_training: training studies per hospital.
+        small_validation: validation studies per clinic, at most (the split may be too small).
+        large_validation: validation studies per hospital, at most.
+        testing: test studies per site where the test split allows disjoint parts.
+        public: public studies, at most.
+        foundation: training studies of the foundation model, at most; a tenth more becomes its validation set.
+
+    Raises:
+        InputError: a damaged or unsupported file, too few studies, or a folder that holds other data.
+    """
+    counts = {
+        "small_training": small_training,
+        "large_training": large_training,
+        "small_validation": small_validation,
+        "large_validation": large_validation,
+        "testing": testing,
+        "public": public,
+        "foundation": foundation,
+    }
+    check_counts(**counts)
+    roles = site_roles(small_sites, large_sites)
+    npz, public_zip = Path(npz), None if public_zip is None else Path(public_zip)
+    source = read_medmnist(npz)
+    if public_zip is not None and source.is_volume:
+        raise InputError(f"{public_zip}: pictures cannot be the public set of the volumes in {npz}; leave it out")
+    parameters = {
+        "source": "medmnist",
+        "recipe": RECIPE,
+        "seed": seed,
+        "data": _sha256(npz),
+        "public_data": None if public_zip is None else _sha256(public_zip),
+        "roles": roles,
+        **counts,
+    }
+    parts = _divide(source, roles, counts, seed, held_out=public_zip is None)
+    sets = _site_sets(source, roles, parts)
+    extra = _zip_sets(public_zip, source, counts, seed) if public_zip else _held_out_sets(source, parts)
+    return build_demo(folder, parameters, roles, chain(sets, extra))
+
+
+def _divide(
+    source: MedMnistFile, roles: Mapping[str, str], counts: Mapping[str, int], seed: int, *, held_out: bool
+) -> dict[tuple[str, str], Indices]:
+    """Indices into the file's splits by (site or set, split)."""
+    order = {
+        split: stratified_order(source.labels[split], np.random.default_rng(derive_seed(seed, "medmnist", split)))
+        for split in ("train", "val", "test")
+    }
+    wanted = {kind: [counts[f"{role}_{kind}"] for role in roles.values()] for kind in ("training", "validation")}
+    spare = len(order["train"]) - sum(wanted["training"])
+    if spare < (4 if held_out else 0):
+        raise InputError(
+            f"{source.path}: train_images: {len(order['train'])} studies are too few for {sum(wanted['training'])} "
+            "at the sites and the held-out public and foundation sets; lower the training studies or the sites"
+        )
+    share = min(1.0, len(order["val"]) / sum(wanted["validation"]))
+    validation = [int(count * share) for count in wanted["validation"]]
+    if min(validation) < 2:
+        raise InputError(
+            f"{source.path}: val_images: {len(order['val'])} studies are too few for {len(roles)} sites; "
+            "choose fewer sites"
+        )
+    parts = _cut(order["train"], roles, "training", wanted["training"])
+    parts |= _cut(order["val"], roles, "validation", validation)
+    if len(order["test"]) >= counts["testing"] * len(roles):
+        parts |= _cut(order["test"], roles, "testing", [counts["testing"]] * len(roles))
+    else:
+        parts |= {(name, "testing"): order["test"] for name in roles}
+    if held_out:
+        rest = order["train"][sum(wanted["training"]) :]
+        public = min(counts["public"], len(rest) // 3)
+        parts["public", "training"] = rest[:public]
+        parts |= _foundation_parts(rest[public:], counts["foundation"])
+    return parts
+
+
+def _cut(
+    order: Indices, roles: Mapping[str, str], split: str, lengths: Sequence[int]
+) -> dict[tuple[str, str], Indices]:
+    ends = np.cumsum(lengths)
+    return {(name, split): order[end - length : end] for name, length, end in zip(roles, lengths, ends, strict=True)}
+
+
+def _foundation_parts(rest: Indices, count: int) -> dict[tuple[str, str], Indices]:
+    training = min(count, len(rest) - max(1, len(rest) // 11))
+    validation = max(1, training // 10)
+    return {
+        ("foundation", "training"): rest[:training],
+        ("foundation", "validation"): rest[training : training + validation],
+    }
+
+
+def stratified_order(labels: npt.NDArray[np.int64], rng: np.random.Generator) -> Indices:
+    """Order items at random so that every run of them holds the classes in proportion (give or take one each)."""
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        position[members] = (np.arange(len(members)) + rng.uniform()) / len(members)
+    return np.argsort(position, kind="stable")
+
+
+def _site_sets(
+    source: MedMnistFile, roles: Mapping[str, str], parts: Mapping[tuple[str, str], Indices]
+) -> Iterator[StudySet]:
+    splits = {"training": "train", "validation": "val", "testing": "test"}
+    for name in roles:
+        studies = {split: _studies(source, file_split, parts[name, split]) for split, file_split in splits.items()}
+        yield StudySet(f"sites/{name}", f"{source.path.stem}: {name}", source.classes, studies, source.suffix)
+
+
+def _held_out_sets(source: MedMnistFile, parts: Mapping[tuple[str, str], Indices]) -> Iterator[StudySet]:
+    name = source.path.stem
+    public = {"training": _studies(source, "train", parts["public", "training"], labelled=False)}
+    yield StudySet("public", f"{name}: public, unlabelled", None, public, source.suffix)
+    studies = {split: _studies(source, "train", parts["foundation", split]) for split in ("training", "validation")}
+    yield StudySet("foundation", f"{name}: foundation model", source.classes, studies, source.suffix)
+
+
+def _studies(source: MedMnistFile, split: str, indices: Indices, *, labelled: bool = True) -> Iterator[Study]:
+    for index in indices:
+        image = source.images[split][index]
+        label = int(source.labels[split][index]) if labelled else None
+        yield Study(_encode(image, volume=source.is_volume), f"{split}-{index:05d}", label)
+
+
+def _encode(image: npt.NDArray[np.uint8], *, volume: bool) -> bytes:
+    """A PNG of ``H, W[, 3]``, or a NIfTI file ``W, H, D`` of ``D, H, W`` (spacing unknown: 1 mm)."""
+    if volume:
+        nifti = nibabel.Nifti1Image(np.ascontiguousarray(image.transpose(2, 1, 0)), np.eye(4))
+        return bytes(nifti.to_bytes())
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _zip_sets(path: Path, source: MedMnistFile, counts: Mapping[str, int], seed: int) -> Iterator[StudySet]:
+    """One half of the zip becomes the public set, the other the foundation model's, both labelled by folder."""
+    classes, pictures = list_pictures(path)
+    labels = np.array([picture.label for picture in pictures])
+    order = stratified_order(labels, np.random.default_rng(derive_seed(seed, "medmnist", "zip")))
+    if len(order) < 4:
+        raise InputError(f"{path}: {len(order)} pictures are too few for two sets; give a zip with more")
+    half = len(order) // 2
+    parts = _foundation_parts(order[half:], counts["foundation"])
+    parts["public", "training"] = order[: min(half, counts["public"])]
+    for folder, splits in (("public", ("training",)), ("foundation", ("training", "validation"))):
+        studies = {
+            split: _zip_studies(path, [pictures[i] for i in parts[folder, split]], source.mode) for split in splits
+        }
+        yield StudySet(folder, f"{path.stem}: {folder}", classes, studies, ".png")
+
+
+def _zip_studies(path: Path, pictures: Sequence[ZippedPicture], mode: str) -> Iterator[Study]:
+    """The pictures in the private images' colour mode: both go through networks with the same input channels."""
+    for picture in pictures:
+        image = read_picture(path, picture, mode)
+        yield Study(_encode(image, volume=False), picture.name, picture.label)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None

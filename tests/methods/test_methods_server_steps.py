@@ -1,0 +1,267 @@
+"""The server's steps on public images: warm start, gate, distillation; and when FedHelp takes them."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from itertools import cycle
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fedhelp_med.handlers import GATE, KNOWLEDGE
+from fedhelp_med.methods import create_method
+from fedhelp_med.methods.server_steps import (
+    chance_corrected,
+    distil_updates,
+    knows_the_task,
+    warm_start,
+    zero_shot_gate,
+)
+
+Counts = dict[str, list[tuple[int, int]]]
+GOOD: Counts = {"a": [(9, 10), (1, 1)], "b": [(0, 0), (9, 10)]}
+CHANCE: Counts = {"a": [(5, 10), (5, 10)]}
+
+
+class OnlyServer:
+    """A server in memory: a tiny network, public batches, and sites that answer given counts."""
+
+    def __init__(self, batches: list[dict[str, Tensor]], counts: Counts | None = None, channels: int = 2) -> None:
+        self.round, self.rounds = 0, 4
+        self.classes = ("Healthy", "Lesion")
+        self.knowledge: Any = SimpleNamespace(classes=("healthy", "lesion"), model_name="stand-in 1")
+        self.signals: dict[str, Any] = {}
+        self.updates: dict[str, Mapping[str, Tensor]] = {}
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self._batches, self._counts, self._channels = batches, counts or {}, channels
+        self._start = copy.deepcopy(self._network().state_dict())
+        self.weights = {key: value.clone() for key, value in self._start.items()}
+
+    def _network(self) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, self._channels))
+
+    def network(self, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+        network = self._network()
+        network.load_state_dict({**self._start, **(self.weights if weights is None else weights)})
+        return network
+
+    def public_batches(self, purpose: str) -> Iterator[dict[str, Tensor]]:
+        return cycle(self._batches)
+
+    def count_recognised(self) -> Counts:
+        return self._counts
+
+    def record(self, event: str, **details: Any) -> None:
+        self.events.append((event, details))
+
+
+def public(*keys: str, channels: int = 2) -> list[dict[str, Tensor]]:
+    image = torch.randn(8, 1, 2, 2)
+    full = {"image": image, KNOWLEDGE: 4 * torch.randn(8, channels), "label": torch.randint(0, 2, (8,))}
+    return [{"image": image, **{key: full[key] for key in keys}}]
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def snapshot(server: OnlyServer) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in server.weights.items()}
+
+
+# The gate
+
+
+def test_the_score_by_hand() -> None:
+    # Class 0: 9 of 10, class 1: 1 + 9 of 1 + 10; mean (0.9 + 10/11) / 2, of which one half is chance
+    assert chance_corrected(GOOD) == pytest.approx(((0.9 + 10 / 11) / 2 - 0.5) / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("counts", "score"),
+    [
+        ({"a": [(4, 4), (6, 6)]}, 1.0),
+        (CHANCE, 0.0),
+        ({"a": [(10, 10), (0, 10)]}, 0.0),  # always the same class
+        ({"a": [(0, 4), (0, 6)]}, -1.0),
+        ({"a": [(1, 1), (0, 1), (0, 1)]}, 0.0),
+        ({"a": [(4, 4), (0, 0)]}, 1.0),  # a class that nobody has does not count
+        ({"a": [(0, 0), (0, 0)]}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_scores(counts: Counts, score: float) -> None:
+    assert chance_corrected(counts) == pytest.approx(score)
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=2), min_size=1))
+@settings(deadline=None)
+def test_the_score_is_bounded_and_does_not_depend_on_how_images_are_spread(sites: list[Any]) -> None:
+    counts = {str(n): [(right, right + wrong) for right, wrong in site] for n, site in enumerate(sites)}
+    score = chance_corrected(counts)
+    assert -1 <= score <= 1
+    pooled = [tuple(sum(site[k][part] for site in counts.values()) for part in (0, 1)) for k in (0, 1)]
+    assert chance_corrected({"all": pooled}) == pytest.approx(score)
+
+
+def test_the_gate_opens_above_its_threshold_only() -> None:
+    server, score = OnlyServer([], GOOD), chance_corrected(GOOD)
+    assert zero_shot_gate(server, score - 0.01)
+    assert not zero_shot_gate(server, score)
+    (event, details), _ = server.events
+    assert (event, details["open"], details["counts"]) == ("gate", True, GOOD)
+    assert details["score"] == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("classes", "known"),
+    [(("healthy", "LESION"), True), (("lesion", "healthy"), False), (("healthy", "lesion", "other"), False)],
+)
+def test_the_task_is_known_by_its_class_names_in_order(classes: tuple[str, ...], known: bool) -> None:
+    server = OnlyServer([])
+    server.knowledge.classes = classes
+    assert knows_the_task(server) == known
+    server.knowledge = None
+    assert not knows_the_task(server)
+
+
+# Training at the server
+
+
+def divergence(server: OnlyServer, target: Tensor, image: Tensor) -> float:
+    logits = server.network().train()(image)
+    logits = torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+    return (target * (target.log() - logits.log_softmax(1))).sum(1).mean().item()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("keys", [(KNOWLEDGE,), (KNOWLEDGE, "label"), ("label",)], ids=" and ".join)
+def test_a_warm_start_learns_what_is_known_of_the_public_images(keys: tuple[str, ...], channels: int) -> None:
+    (batch,) = public(*keys)
+    server = OnlyServer([batch], channels=channels)
+    target = batch[KNOWLEDGE].softmax(1) if KNOWLEDGE in keys else nn.functional.one_hot(batch["label"]) * 0.98 + 0.01
+    before, cold = divergence(server, target, batch["image"]), snapshot(server)
+    warm_start(server, 80, learning_rate=0.02)
+    assert divergence(server, target, batch["image"]) < before
+    assert server.weights.keys() == cold.keys()
+    assert not same(server.weights, cold)
+    assert all(not value.requires_grad for value in server.weights.values())
+    assert server.events == [("warm_start", {"steps": 80, "model": "stand-in 1"})]
+
+
+def test_weights_that_stay_at_the_sites_are_not_invented() -> None:
+    server = OnlyServer(public(KNOWLEDGE))
+    server.weights = {key: value for key, value in server.weights.items() if not key.startswith("2.")}  # its norm
+    warm_start(server, 2)
+    assert not any(key.startswith("2.") for key in server.weights)
+
+
+def test_distillation_goes_halfway_between_the_foundation_model_and_the_mean_of_the_sites() -> None:
+    (batch,) = public(KNOWLEDGE, "label")
+    server = OnlyServer([batch])
+    server.updates = {name: OnlyServer([]).weights for name in ("b", "a")}
+    with torch.no_grad():
+        answers = [server.network(update).eval()(batch["image"]).softmax(1) for update in server.updates.values()]
+    target = 0.5 * (answers[0] + answers[1]) / 2 + 0.5 * batch[KNOWLEDGE].softmax(1)
+    before, updates = divergence(server, target, batch["image"]), copy.deepcopy(server.updates)
+    distil_updates(server, 150, 0.02)
+    assert divergence(server, target, batch["image"]) < 0.3 * before
+    assert all(same(server.updates[name], update) for name, update in updates.items())
+
+
+def test_without_a_foundation_model_the_sites_teach_alone() -> None:
+    (batch,) = public("label")
+    server = OnlyServer([batch])
+    server.updates = {"a": OnlyServer([]).weights}
+    with torch.no_grad():
+        target = server.network(server.updates["a"]).eval()(batch["image"]).softmax(1)
+    before = divergence(server, target, batch["image"])
+    distil_updates(server, 150, 0.02)
+    assert divergence(server, target, batch["image"]) < 0.3 * before
+
+
+# FedHelp's use of them
+
+
+def fedhelp(**changes: Any) -> Any:
+    return create_method("fedhelp", "recommended", {"warm_start": 3, "server_steps": 2, **changes})
+
+
+def test_an_open_gate_keeps_the_warm_start() -> None:
+    server = OnlyServer(public(KNOWLEDGE), GOOD)
+    cold = snapshot(server)
+    fedhelp(gate=0.5).before_first_round(server)
+    assert server.signals == {GATE: True}
+    assert not same(server.weights, cold)
+    assert [event for event, _ in server.events] == ["warm_start", "gate"]
+
+
+@pytest.mark.parametrize("reason", ["shut", "other classes", "no public set"])
+def test_a_shut_gate_leaves_the_network_as_it_was(reason: str) -> None:
+    server = OnlyServer(public(KNOWLEDGE), CHANCE)
+    if reason == "other classes":
+        server.knowledge.classes = ("cat", "dog")
+    if reason == "no public set":
+        server.knowledge = None
+    cold = snapshot(server)
+    fedhelp().before_first_round(server)
+    assert server.signals == {GATE: False}
+    assert same(server.weights, cold)
+    assert ("gate", False) in [(event, details.get("open")) for event, details in server.events]
+
+
+def test_without_a_warm_start_nothing_happens() -> None:
+    server = OnlyServer(public(KNOWLEDGE), GOOD)
+    cold = snapshot(server)
+    fedhelp(warm_start=0).before_first_round(server)
+    assert (server.signals, server.events) == ({}, [])
+    assert same(server.weights, cold)
+
+
+@pytest.mark.parametrize(
+    ("number", "signals", "acts"),
+    [
+        (1, {GATE: True}, True),
+        (2, {GATE: True}, True),
+        (3, {GATE: True}, False),
+        (1, {GATE: False}, False),
+        (1, {}, False),
+    ],
+)
+def test_distillation_is_for_the_first_part_of_the_rounds_behind_the_gate(
+    number: int, signals: dict[str, bool], acts: bool
+) -> None:
+    server = OnlyServer(public(KNOWLEDGE))
+    server.round, server.signals, server.updates = number, signals, {"a": OnlyServer([]).weights}
+    before = snapshot(server)
+    fedhelp(server_part=0.5).after_aggregation(server)
+    assert same(server.weights, before) != acts
+
+
+def test_the_papers_preset_has_no_server_steps() -> None:
+    server = OnlyServer(public(KNOWLEDGE), GOOD)
+    server.round, before = 1, snapshot(server)
+    server.signals = {GATE: True}
+    method = create_method("fedhelp", "paper", {})
+    method.before_first_round(server)
+    method.after_aggregation(server)
+    assert same(server.weights, before)
+    assert server.events == []
+
+
+# FedAvg with a public start
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_fedavg_can_start_from_the_public_set_where_it_speaks_of_the_task(known: bool) -> None:
+    server = OnlyServer(public("label"))
+    if not known:
+        server.knowledge.classes = ("cat", "dog")
+    cold = snapshot(server)
+    create_method("fedavg-public", "paper", {"warm_start": 3}).before_first_round(server)
+    assert same(server.weights, cold) != known
+    assert [(event, details["steps"]) for event, details in server.events] == [("warm_start", 3 if known else 0)]
