@@ -29,6 +29,11 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)  # random weights and images do not depend on which tests ran before
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real data for tests; they do not belong to the repository."""

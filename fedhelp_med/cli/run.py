@@ -35,6 +35,8 @@ def run_watched(federation: Federation, out: Path, console: Console, *, resume: 
 
 def quieten() -> None:
     """Leave the terminal to results: events.jsonl has what happened."""
-    for name in ("monai", "ignite", "monai.fl", "monai.bundle", "py.warnings"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("py.warnings", *logging.root.manager.loggerDict):  # MONAI gives each of its modules a level of its own
+        if name.partition(".")[0] in ("py", "monai", "ignite"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="executing the bundle config under")
+    warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")

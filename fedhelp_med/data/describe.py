@@ -40,7 +40,8 @@ def describe_image(path: Path, spatial_dims: int = 2) -> ImageDescription:
     A 2-D network sees the slices of a volume as channels; a 3-D network sees a volume of one channel.
 
     Args:
-        path: PNG, JPEG, BMP, NIfTI, NumPy, or what SimpleITK reads (NRRD, MetaImage, TIFF).
+        path: PNG, JPEG, BMP, NIfTI, NumPy, a DICOM file, or what else SimpleITK reads (NRRD, MetaImage); MONAI's own
+            ``LoadImage`` needs pynrrd or itk for those.
         spatial_dims: 2 or 3.
 
     Raises:
@@ -78,6 +79,8 @@ def _read_shape(path: Path) -> tuple[tuple[int, ...], bool]:
         reader.ReadImageInformation()
         components = reader.GetNumberOfComponents()
         size = tuple(int(length) for length in reader.GetSize())
+        if reader.GetImageIOFromFileName(str(path)) == "GDCMImageIO" and size[2:] == (1,):
+            size = size[:2]  # a single DICOM slice is a picture for MONAI's reader
         return (*size, components) if components > 1 else size, components > 1
     except (OSError, ValueError, EOFError, RuntimeError, SyntaxError) as error:
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

@@ -16,7 +16,7 @@ from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.data.demo import DemoData, Study, StudySet, build_demo, check_counts, site_roles
 from fedhelp_med.data.lesions import add_distractors, add_lesions
 from fedhelp_med.data.scanners import Scanner, acquire, contrast, draw_scanner
-from fedhelp_med.data.template import GROUPS, Anatomy, Slab, load_template
+from fedhelp_med.data.template import GROUPS, Anatomy, Slab, find_template, load_template
 
 RECIPE = 1  # counts up when the same parameters give other bytes
 CLASSES = ("no lesion", "simulated lesion")
@@ -83,18 +83,21 @@ def make_icbm_sites(
         for name, role in roles.items()
     }
     parameters = {"source": "icbm", "recipe": RECIPE, "seed": seed, "roles": roles, **counts}
-    sets = _sets(seed, roles, sites, public, {"training": foundation, "validation": foundation_validation})
+    sets = _sets(
+        find_template(), seed, roles, sites, public, {"training": foundation, "validation": foundation_validation}
+    )
     return build_demo(folder, parameters, roles, sets)
 
 
 def _sets(
+    template_files: Sequence[Path],
     seed: int,
     roles: dict[str, str],
     sites: dict[str, dict[str, int]],
     public: int,
     foundation: dict[str, int],
 ) -> Iterator[StudySet]:
-    template = load_template()
+    template = load_template(template_files)
     anatomy = {group: Anatomy(template, group) for group in GROUPS}
     for name, role in roles.items():
         maker = _Maker(seed, name, (KIND_OF_ROLE[role],))

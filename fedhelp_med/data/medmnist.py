@@ -193,7 +193,7 @@ def _encode(image: npt.NDArray[np.uint8], *, volume: bool) -> bytes:
     return buffer.getvalue()
 
 
-def _zip_sets(path: Path, source: MedMnistFile, counts: Mapping[str, int], seed: int) -> Iterator[StudySet]:
+def _zip_sets(path: Path, source: MedMnistFile, counts: Mapping[str, int], seed: int) -> list[StudySet]:
     """One half of the zip becomes the public set, the other the foundation model's, both labelled by folder."""
     classes, pictures = list_pictures(path)
     labels = np.array([picture.label for picture in pictures])
@@ -203,11 +203,13 @@ def _zip_sets(path: Path, source: MedMnistFile, counts: Mapping[str, int], seed:
     half = len(order) // 2
     parts = _foundation_parts(order[half:], counts["foundation"])
     parts["public", "training"] = order[: min(half, counts["public"])]
-    for folder, splits in (("public", ("training",)), ("foundation", ("training", "validation"))):
-        studies = {
-            split: _zip_studies(path, [pictures[i] for i in parts[folder, split]], source.mode) for split in splits
-        }
-        yield StudySet(folder, f"{path.stem}: {folder}", classes, studies, ".png")
+
+    def study_set(folder: str, *splits: str) -> StudySet:
+        chosen = {split: [pictures[index] for index in parts[folder, split]] for split in splits}
+        studies = {split: _zip_studies(path, chosen[split], source.mode) for split in splits}
+        return StudySet(folder, f"{path.stem}: {folder}", classes, studies, ".png")
+
+    return [study_set("public", "training"), study_set("foundation", "training", "validation")]
 
 
 def _zip_studies(path: Path, pictures: Sequence[ZippedPicture], mode: str) -> Iterator[Study]:

@@ -37,7 +37,7 @@ class Scanner:
 KINDS: dict[str, dict[str, tuple[float, float]]] = {
     "clinic": {
         "gamma": (0.75, 1.5), "grey": (-0.06, 0.06), "white": (-0.08, 0.04), "blur": (0.6, 0.9),
-        "blur_slices": (0.5, 0.8), "bias": (0.25, 0.45), "noise": (0.05, 0.07), "gain": (200, 900),
+        "blur_slices": (0.5, 0.8), "bias": (0.3, 0.5), "noise": (0.07, 0.1), "gain": (200, 900),
     },
     "hospital": {
         "gamma": (0.75, 1.5), "grey": (-0.06, 0.06), "white": (-0.08, 0.04), "blur": (0.3, 0.5),

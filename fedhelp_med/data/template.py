@@ -6,6 +6,7 @@ mirrored cell would be a leak.
 """
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,11 +63,8 @@ def cells() -> list[Cell]:
     return found
 
 
-def load_template() -> npt.NDArray[np.uint8]:
-    """Read the template's T1, grey-matter and white-matter maps.
-
-    Returns:
-        ``3, X, Y, Z`` in 0..255.
+def find_template() -> list[Path]:
+    """Find the template's T1, grey-matter and white-matter maps inside the installed nilearn.
 
     Raises:
         InputError: nilearn is not installed, or does not hold the template.
@@ -75,19 +73,22 @@ def load_template() -> npt.NDArray[np.uint8]:
     if spec is None or spec.origin is None:
         raise InputError(
             "the demo's anatomy comes with nilearn, which is not installed; "
-            "install the extra: pip install 'fedhelp-med[demo]'"
+            "install the extra `demo`: pip install 'fedhelp-med[demo]'"
         )
     folder = Path(spec.origin).parent / "datasets" / "data"
-    volumes = []
-    for name in MAPS:
-        file = folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+    files = [folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz" for name in MAPS]
+    for file in files:
         if not file.is_file():
             raise InputError(
                 f"{file}: the ICBM 2009 template is not in this nilearn; "
                 "install the tested one: pip install --upgrade 'fedhelp-med[demo]'"
             )
-        volumes.append(np.asanyarray(nibabel.load(file).dataobj).astype(np.uint8))
-    return np.stack(volumes)
+    return files
+
+
+def load_template(files: Sequence[Path]) -> npt.NDArray[np.uint8]:
+    """Read the maps that `find_template` found: ``3, X, Y, Z`` in 0..255."""
+    return np.stack([np.asanyarray(nibabel.load(file).dataobj).astype(np.uint8) for file in files])
 
 
 @dataclass(frozen=True)

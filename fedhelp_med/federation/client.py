@@ -233,7 +233,10 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         return known[model]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has to survive a restart: networks, optimisers, auxiliary heads, counters."""
+        """Return what has to survive a restart: networks, optimisers, auxiliary heads, counters.
+
+        MONAI makes a new gradient scaler for every run of a trainer, so there is none to keep.
+        """
         trainer = self.trainer
         state: dict[str, Any] = {
             "round": self.round,
@@ -242,7 +245,6 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
             "network": trainer.network.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
             "handlers": [h.state_dict() if hasattr(h, "state_dict") else None for h in self.handlers],
-            "scaler": None if trainer.scaler is None else trainer.scaler.state_dict(),
         }
         if isinstance(trainer, ReciprocalTrainer):
             state["large_network"] = trainer.large_network.state_dict()
@@ -259,8 +261,6 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         for handler, content in zip(self.handlers, state["handlers"], strict=True):
             if content is not None:
                 handler.load_state_dict(content)
-        if state["scaler"] is not None:
-            trainer.scaler.load_state_dict(state["scaler"])
         if isinstance(trainer, ReciprocalTrainer):
             trainer.large_network.load_state_dict(state["large_network"])
             trainer.large_optimizer.load_state_dict(state["large_optimizer"])

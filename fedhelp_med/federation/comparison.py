@@ -38,7 +38,7 @@ NESTED = CHANGEABLE[3:]
 HEADER = ("method", "seed", "site", "role", "model", "metric", "value")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cell:
     """One method under one seed.
 

@@ -1,9 +1,11 @@
 """Where the sites live: all in this process, or shared out among worker processes."""
 
+import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.connection import wait
 from types import TracebackType
@@ -109,9 +111,13 @@ def _shared_out(jobs: Sequence[SiteJob], workers: int) -> dict[str, int]:
 
 
 def worker_process() -> ProcessPoolExecutor:
-    """Return a pool of one fresh process, which does not outlive this one."""
+    """Return a pool of one fresh process, which does not outlive this one and is no more talkative."""
+    loggers = ((name, logging.getLogger(name).level) for name in list(logging.root.manager.loggerDict))
     return ProcessPoolExecutor(
-        max_workers=1, mp_context=multiprocessing.get_context("spawn"), initializer=_die_with_parent
+        max_workers=1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin_worker,
+        initargs=({name: level for name, level in loggers if level}, list(warnings.filters)),
     )
 
 
@@ -123,6 +129,13 @@ def _step(job: SiteJob, create: Callable[[SiteJob], Any], step: str, arguments: 
     host = _HOSTS.setdefault(job.name, SiteHost(job, create))
     report: SiteReport = getattr(host, step)(*arguments)
     return report
+
+
+def _begin_worker(levels: Mapping[str, int], filters: Sequence[Any]) -> None:
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    warnings.filters[:] = filters  # type: ignore[index]
+    _die_with_parent()
 
 
 def _die_with_parent() -> None:

@@ -77,7 +77,7 @@ def run_federation(
     with naming(federation.source):
         constants = task_constants(federation)
         check_networks(federation, constants)
-    workspace = Workspace(out)
+    workspace = Workspace(out.absolute())  # sites' processes and MONAI read files in it from elsewhere
     _open(workspace, federation, resume)
     if federation.file.reference and not workspace.complete:
         reference = _reference(federation)

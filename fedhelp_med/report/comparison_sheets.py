@@ -36,7 +36,7 @@ def networks_sheet(cells: Sequence[Cell], metric: str) -> Sheet:
         deviation = stdev(means) if len(means) > 1 else math.nan
         rows.append((method, role, model, _number(fmean(means)), _number(deviation)))
     title = f"All networks: {metric} on the testing splits"
-    return Sheet(title, ("method", "role", "network", "mean", "sd"), tuple(rows))
+    return Sheet(title, ("method", "role", "network", "mean", "sd"), tuple(rows), text=(0, 1, 2))
 
 
 def disparity_csv(results: Results, cells: Sequence[Cell]) -> str:
@@ -63,7 +63,8 @@ def _methods(results: Results, role: str) -> Sheet:
     if seeds == 1:
         resampled = "patients only: one seed tells nothing of other seeds" if results.patients else "nothing"
     notes = [
-        f"Mean over sites, then mean and standard deviation over seeds. Interval: bootstrap over {resampled}.",
+        f"Mean over sites, then mean and standard deviation over seeds. Difference: minus {reference}. "
+        f"Interval: bootstrap over {resampled}.",
         f"p: sign-flip test over the (seed, site) pairs, Holm's correction for {len(results.methods) - 1} methods. "
         "Detectable: the smallest true difference found with 80 % power.",
     ]
@@ -77,7 +78,7 @@ def _methods(results: Results, role: str) -> Sheet:
         notes.append(f"Without a result at every site, and compared over what both methods have: {'; '.join(missing)}.")
     return Sheet(
         f"{role.capitalize()} sites: {results.metric} of what they deploy, {sites} sites, {seeds} seeds",
-        ("method", "mean", "sd", f"minus {reference}", "95 % interval", "p (Holm)", "detectable"),
+        ("method", "mean", "sd", "difference", "95 % interval", "p\n(Holm)", "detect-\nable"),
         tuple(_method_row(found) for found in compare_methods(results, role)),
         tuple(notes),
     )
@@ -100,28 +101,32 @@ def _disparity(results: Results, found: Sequence[Disparity]) -> Sheet:
             (
                 own.method,
                 *(_signed(own.gain(role)) for role in ROLES),
-                _signed(own.gap("local")),
                 _signed(own.gap("deployed")),
                 "" if worst is None else f"{worst.site} {_number(worst.deployed)}",
-                "" if least is None else f"{least.site} {_signed(least.low)}",
+                "" if least is None else _signed(least.low),
                 _share(own.harmed()),
                 _share(own.harmed(POINT)),
             )
         )
+    before = _signed(found[0].gap("local"))
     return Sheet(
-        f"Disparity ({results.metric})",
+        f"Disparity ({results.metric}); gap between the roles before, under local-only: {before or 'none'}",
         (
             "method",
-            *(f"gain, {role}" for role in ROLES),
-            "gap before",
-            "gap after",
+            "gain,\nsmall",
+            "gain,\nlarge",
+            "gap\nafter",
             "worst site",
-            "lowest bound of a gain",
+            "lowest\nbound",
             "harmed",
-            "harmed by > 1 point",
+            "by > 1\npoint",
         ),
         tuple(rows),
-        ("Gain: deployed minus local-only. Gap: large sites minus small ones, under local-only and after.",),
+        (
+            "Gain: deployed minus local-only. Gap: large sites minus small ones. "
+            "Lowest bound: of the 95 % intervals of all sites' gains. Harmed: share of sites below local-only.",
+        ),
+        (0, 5),
     )
 
 
@@ -138,7 +143,7 @@ def _gains(results: Results, disparity: Disparity) -> Sheet:
         for site in disparity.sites
     )
     columns = ("site", "role", "local-only", "deployed", "gain", "95 % interval")
-    return Sheet(f"Gain of each site under {disparity.method} ({results.metric})", columns, rows)
+    return Sheet(f"Gain of each site under {disparity.method} ({results.metric})", columns, rows, text=(0, 1))
 
 
 def _costs(cells: Sequence[Cell]) -> Sheet:
@@ -150,7 +155,7 @@ def _costs(cells: Sequence[Cell]) -> Sheet:
             if own:
                 amounts = (fmean(getattr(cost, name) for cost in own) for name in ("bytes_sent", "seconds", "flops"))
                 sent, seconds, flops = amounts
-                rows.append((method, role, f"{sent / 1e6:.2f}", f"{seconds:.1f}", f"{flops / 1e12:.3f}", "0"))
+                rows.append((method, role, f"{sent / 1e6:.2f}", f"{seconds:.1f}", f"{flops / 1e9:.1f}", "0"))
     calls = foundation_calls(cells)
     asked = (
         "No foundation model."
@@ -160,9 +165,10 @@ def _costs(cells: Sequence[Cell]) -> Sheet:
     )
     return Sheet(
         "Cost of a whole run, mean over the sites of a role and over seeds",
-        ("method", "role", "MB sent", "seconds", "TFLOP", "foundation calls"),
+        ("method", "role", "MB sent", "seconds", "GFLOP", "foundation\ncalls"),
         tuple(rows),
         (asked,),
+        (0, 1),
     )
 
 
