@@ -56,6 +56,7 @@ def run_demo(
         f"Foundation model: a stand-in (a larger network trained on blocks that no site has), asked once about "
         f"{summary.asked + summary.already_known} public images.",
         highlight=False,
+        soft_wrap=True,
     )
 
     path = folder / "federation.yaml"

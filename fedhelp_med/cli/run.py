@@ -34,9 +34,9 @@ def run_watched(federation: Federation, out: Path, console: Console, *, resume: 
 
 
 def quieten() -> None:
-    """Leave the terminal to results: events.jsonl has what happened."""
-    for name in ("py.warnings", *logging.root.manager.loggerDict):  # MONAI gives each of its modules a level of its own
-        if name.partition(".")[0] in ("py", "monai", "ignite"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+    """Leave the terminal to results: events.jsonl has what happened. Worker processes are no more talkative."""
+    for name in ("monai", "ignite", "py.warnings", *logging.root.manager.loggerDict):
+        if name.split(".")[0] in ("monai", "ignite") or name == "py.warnings":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message="executing the bundle config under")
     warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")

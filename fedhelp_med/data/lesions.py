@@ -7,7 +7,7 @@ Volume = npt.NDArray[np.float32]
 
 # The difficulty of the demo's task: the weakest and strongest change of intensity in a lesion, as a fraction of
 # the tissue around it. A smaller contrast is harder.
-LESION_CONTRAST = (0.4, 0.8)
+LESION_CONTRAST = (0.45, 0.85)
 LESION_RADIUS_MM = (5.0, 9.0)
 LESION_COUNT = (1, 3)
 BRIGHT_SHARE = 0.67

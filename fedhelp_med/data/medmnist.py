@@ -25,7 +25,7 @@ from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.data.demo import DemoData, Study, StudySet, build_demo, check_counts, site_roles
 from fedhelp_med.data.medmnist_file import MedMnistFile, read_medmnist
-from fedhelp_med.data.picture_zip import ZippedPicture, list_pictures, read_picture
+from fedhelp_med.data.picture_zip import ZippedPicture, list_pictures, read_pictures
 
 RECIPE = 1  # counts up when the same parameters give other bytes
 
@@ -214,8 +214,7 @@ def _zip_sets(path: Path, source: MedMnistFile, counts: Mapping[str, int], seed:
 
 def _zip_studies(path: Path, pictures: Sequence[ZippedPicture], mode: str) -> Iterator[Study]:
     """The pictures in the private images' colour mode: both go through networks with the same input channels."""
-    for picture in pictures:
-        image = read_picture(path, picture, mode)
+    for picture, image in zip(pictures, read_pictures(path, pictures, mode), strict=True):
         yield Study(_encode(image, volume=False), picture.name, picture.label)
 
 

@@ -7,6 +7,7 @@ carries such names is not what its user thinks it is.
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,19 @@ MAXIMUM_FILES = 100_000
 MAXIMUM_FILE_BYTES = 64 * 2**20
 MAXIMUM_TOTAL_BYTES = 4 * 2**30
 MAXIMUM_PIXELS = 4096 * 4096
+
+# What zipfile and Pillow raise on damaged, encrypted or hostile content.
+DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    SyntaxError,
+    Image.DecompressionBombError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -68,26 +82,32 @@ def list_pictures(path: Path) -> tuple[tuple[str, ...], list[ZippedPicture]]:
     return classes, [ZippedPicture(name, classes.index(folders[name].name)) for name in names]
 
 
-def read_picture(path: Path, picture: ZippedPicture, mode: str) -> npt.NDArray[np.uint8]:
-    """Decode one picture as ``H, W`` (mode ``L``) or ``H, W, 3`` (mode ``RGB``).
+def read_pictures(path: Path, pictures: Sequence[ZippedPicture], mode: str) -> Iterator[npt.NDArray[np.uint8]]:
+    """Decode pictures one by one as ``H, W`` (mode ``L``) or ``H, W, 3`` (mode ``RGB``).
 
     Raises:
         InputError: the entry is damaged, encrypted, larger than it says, or not a picture.
     """
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(picture.name) as entry:
-            content = entry.read(MAXIMUM_FILE_BYTES + 1)
-        if len(content) > MAXIMUM_FILE_BYTES:
-            raise ValueError(f"larger than {MAXIMUM_FILE_BYTES} bytes")
-        with Image.open(BytesIO(content), formats=("PNG", "JPEG")) as image:
-            if image.width * image.height > MAXIMUM_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels are more than {MAXIMUM_PIXELS}")
-            return np.asarray(image.convert(mode), np.uint8)
-    except (OSError, ValueError, EOFError, RuntimeError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error)
-    except (KeyError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error)
-    raise InputError(f"{path}: {picture.name}: cannot be read as a picture ({reason}); replace or remove it")
+    with zipfile.ZipFile(path) as archive:
+        for picture in pictures:
+            try:
+                image = _decode(archive, picture.name, mode)
+            except DAMAGE as error:
+                raise InputError(
+                    f"{path}: {picture.name}: cannot be read as a picture ({error}); replace or remove it"
+                ) from None
+            yield image
+
+
+def _decode(archive: zipfile.ZipFile, name: str, mode: str) -> npt.NDArray[np.uint8]:
+    with archive.open(name) as entry:
+        content = entry.read(MAXIMUM_FILE_BYTES + 1)  # the size in the zip's index is the zip's own word
+    if len(content) > MAXIMUM_FILE_BYTES:
+        raise ValueError(f"larger than {MAXIMUM_FILE_BYTES} bytes")
+    with Image.open(BytesIO(content), formats=("PNG", "JPEG")) as image:
+        if image.width * image.height > MAXIMUM_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels are more than {MAXIMUM_PIXELS}")
+        return np.asarray(image.convert(mode), np.uint8)
 
 
 def _is_picture(entry: zipfile.ZipInfo) -> bool:

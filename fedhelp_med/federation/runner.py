@@ -169,7 +169,12 @@ class Runner:
             self._rows += _rows(self._collect("evaluate", number, self.workspace.model(number)))
         self.workspace.commit(number, self._rows, {"weights": shares})
         costs = {
-            name: {"seconds": round(r.seconds, 3), "bytes_sent": r.bytes_sent, "loss_terms": r.loss_terms}
+            name: {
+                "seconds": round(r.seconds, 3),
+                "engine_seconds": round(r.engine_seconds, 3),
+                "bytes_sent": r.bytes_sent,
+                "loss_terms": r.loss_terms,
+            }
             for name, r in reports.items()
         }
         self.server.record("round", seconds=round(time.perf_counter() - begin, 3), sites=costs)

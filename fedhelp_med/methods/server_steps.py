@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.handlers import KNOWLEDGE
 from fedhelp_med.losses import ForwardDistillationLoss, as_categorical
 from fedhelp_med.methods.base import Server
@@ -44,8 +45,13 @@ def zero_shot_gate(server: Server, threshold: float) -> bool:
 
     The sites report counts per class, no image and no score of one. The pooled (balanced accuracy - 1/K) / (1 - 1/K)
     has to exceed ``threshold``: public sets of another domain do not pass.
+
+    Raises:
+        FedHelpError: when no site could count.
     """
     counts = server.count_recognised()
+    if not counts:
+        raise FedHelpError("zero-shot gate: no site could count what it recognises; see events.jsonl")
     score = chance_corrected(counts)
     is_open = score > threshold
     server.record("gate", score=round(score, 4), threshold=threshold, open=is_open, counts=dict(counts))

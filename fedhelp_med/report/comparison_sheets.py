@@ -77,7 +77,7 @@ def _methods(results: Results, role: str) -> Sheet:
     if missing:
         notes.append(f"Without a result at every site, and compared over what both methods have: {'; '.join(missing)}.")
     return Sheet(
-        f"{role.capitalize()} sites: {results.metric} of what they deploy, {sites} sites, {seeds} seeds",
+        f"{role.capitalize()} sites: {results.metric} of what they deploy, {_count(sites, 'site')}, {_count(seeds, 'seed')}",
         ("method", "mean", "sd", "difference", "95 % interval", "p\n(Holm)", "detect-\nable"),
         tuple(_method_row(found) for found in compare_methods(results, role)),
         tuple(notes),
@@ -170,6 +170,10 @@ def _costs(cells: Sequence[Cell]) -> Sheet:
         (asked,),
         (0, 1),
     )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _number(value: float) -> str:

@@ -24,7 +24,7 @@ TINY = {"spatial_dims": 2, "in_channels": 1, "channel_dim": "no_channel", "class
 def bundle_command(command: str, *arguments: str, cwd: Path = BUNDLE) -> str:
     """Run ``python -m monai.bundle`` without a way to the internet."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment |= {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "ALL_PROXY")}
+    environment |= dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
     done = subprocess.run(
         [sys.executable, "-m", "monai.bundle", command, *arguments],
         cwd=cwd,
@@ -140,17 +140,15 @@ def test_train_evaluate_and_infer_from_the_command_line(tiny_bundle, site):
 
 def test_the_large_role_trains_from_the_command_line(tiny_bundle, site):
     folder = site("a").parent
-    bundle_command(
-        "run", "--config_file", LARGE, "--dataset_dir", str(folder), "--bundle_root", ".", cwd=tiny_bundle
-    )
+    bundle_command("run", "--config_file", LARGE, "--dataset_dir", str(folder), "--bundle_root", ".", cwd=tiny_bundle)
     assert (tiny_bundle / "models/model.pt").is_file()
 
 
 def test_multi_gpu_config_trains_with_two_gloo_processes(tiny_bundle, site):
     folder = site("a").parent
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle", "run",
-         "--config_file", "['configs/train.json','configs/multi_gpu_train.json']", "--dataset_dir", str(folder),
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle",
+         "run", "--config_file", "['configs/train.json','configs/multi_gpu_train.json']", "--dataset_dir", str(folder),
          "--bundle_root", "."],
         cwd=tiny_bundle,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},

@@ -58,8 +58,7 @@ def test_wrong_content_gets_one_message(case, tmp_path):
 
 def damaged(path):
     np.savez_compressed(path, **arrays(train_images=np.random.default_rng(0).integers(0, 255, (4, 60, 50), np.uint8)))
-    content = bytearray(path.read_bytes())
-    return content
+    return path.read_bytes()
 
 
 @pytest.mark.parametrize("case", ["text", "empty", "half", "flipped", "pickle", "array"])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.data import picture_zip
-from fedhelp_med.data.picture_zip import ZippedPicture, list_pictures, read_picture
+from fedhelp_med.data.picture_zip import ZippedPicture, list_pictures, read_pictures
 
 
 def png(shape=(4, 5), value=7) -> bytes:
@@ -42,8 +42,9 @@ def test_a_folder_around_the_classes_is_fine(tmp_path):
 @pytest.mark.parametrize(("mode", "shape"), [("L", (4, 5)), ("RGB", (4, 5, 3))])
 def test_pictures_take_the_asked_colour_mode(mode, shape, tmp_path):
     path = write_zip(tmp_path / "x.zip", GOOD)
-    for picture in list_pictures(path)[1]:
-        image = read_picture(path, picture, mode)
+    images = list(read_pictures(path, list_pictures(path)[1], mode))
+    assert len(images) == 3
+    for image in images:
         assert image.shape == shape
         assert (image == 7).all()
 
@@ -87,25 +88,24 @@ def test_too_many_entries(tmp_path, monkeypatch):
 
 
 def test_an_entry_larger_than_it_says(tmp_path, monkeypatch):
-    """The size in the zip's index is the zip's own word; reading stops at the limit."""
     path = write_zip(tmp_path / "x.zip", {"a/0.png": b"0" * 5000})
     monkeypatch.setattr(picture_zip, "MAXIMUM_FILE_BYTES", 1000)
     with pytest.raises(InputError, match=r"a/0\.png: cannot be read as a picture \(larger than 1000 bytes"):
-        read_picture(path, ZippedPicture("a/0.png", 0), "L")
+        next(read_pictures(path, [ZippedPicture("a/0.png", 0)], "L"))
 
 
 def test_too_many_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr(picture_zip, "MAXIMUM_PIXELS", 19)
     path = write_zip(tmp_path / "x.zip", GOOD)
     with pytest.raises(InputError, match=r"5 x 4 pixels are more than 19.*replace or remove"):
-        read_picture(path, ZippedPicture("a/0.png", 0), "L")
+        next(read_pictures(path, [ZippedPicture("a/0.png", 0)], "L"))
 
 
 @pytest.mark.parametrize("content", [b"", b"a text", png()[:40]])
 def test_damaged_pictures(content, tmp_path):
     path = write_zip(tmp_path / "x.zip", {**GOOD, "a/bad.png": content})
     with pytest.raises(InputError, match=r"a/bad\.png: cannot be read as a picture .*; replace or remove it"):
-        read_picture(path, ZippedPicture("a/bad.png", 0), "L")
+        next(read_pictures(path, [ZippedPicture("a/bad.png", 0)], "L"))
 
 
 @pytest.mark.parametrize(

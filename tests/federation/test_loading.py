@@ -46,6 +46,7 @@ def change(content, key, value):
         content[place] = value
 
 
+DENSE = "monai.networks.nets.DenseNet"
 DENSE_NET = {"_target_": "monai.networks.nets.DenseNet121", "spatial_dims": 2, "in_channels": 1}
 
 WRONG = {
@@ -88,7 +89,7 @@ WRONG = {
     "network with other classes": (
         "roles.large",
         {
-            "network": {**DENSE_NET, "_target_": "monai.networks.nets.DenseNet", "out_channels": 5, "block_config": [1]},
+            "network": {**DENSE_NET, "_target_": DENSE, "out_channels": 5, "block_config": [1]},
             "head": "class_layers.out",
         },
         r"roles\.large\.network: gives 5 channels for 2 classes; set out_channels: 2",

@@ -150,7 +150,7 @@ def test_the_smallest_detectable_difference_is_found_four_times_of_five():
 def test_sign_flips_by_hand():
     assert sign_flip_test(np.array([1.0, 2.0, 3.0]), generator()) == 2 / 8
     assert sign_flip_test(np.array([1.0, 2.0, -3.0]), generator()) == 1
-    assert sign_flip_test(np.array([1.0, -2.0, 4.0]), generator()) == 4 / 8  # 3 is reached by 4-1, 4+1 and so on
+    assert sign_flip_test(np.array([1.0, -2.0, 4.0]), generator()) == 6 / 8  # the sums are 7, 5, 3 and 1
     assert sign_flip_test(np.array([0.1, np.nan, 0.2, 0.3]), generator()) == 2 / 8
     assert np.isnan(sign_flip_test(np.array([np.nan]), generator()))
 
