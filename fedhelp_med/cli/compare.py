@@ -93,6 +93,17 @@ class _CellProgress:
         if self._task is not None:
             self._bar.update(self._task, completed=self._done, last=str(cell))
         if reason is not None:
-            self.console.print(f"[red]{cell}: failed:[/] {escape(reason)}", highlight=False)
+            self._say(f"[red]{cell}: failed:[/] {escape(reason)}")
+        elif missing := _untested(cell):
+            self._say(f"[red]{cell}: without {', '.join(missing)}, which failed;[/] see {cell.folder}/events.jsonl")
         elif not self.console.is_terminal:
-            self.console.print(f"{self._done}/{self._cells}: {cell}", highlight=False)
+            self._say(f"{self._done}/{self._cells}: {cell}")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+
+def _untested(cell: Cell) -> list[str]:
+    tested = {row.site for row in cell.workspace.testing()}
+    sites = cell.federation.sites
+    return [s.name for s in sites if cell.federation.datalists[s.name].samples("testing") and s.name not in tested]

@@ -1,7 +1,7 @@
 """The FL client of either role: a MONAI ``ClientAlgo`` without the pitfalls of the stock one."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.engines import ReciprocalTrainer
 from fedhelp_med.federation.seeding import SeededWorkflow, reseed_loader, seed_round
-from fedhelp_med.handlers import recognised
+from fedhelp_med.handlers import class_sums, recognised
 from fedhelp_med.losses import as_categorical
 from fedhelp_med.networks import LocalLayers, MeanOfProbabilities, local_keys
 
@@ -210,16 +210,27 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
     def count_recognised(self, data: ExchangeObject) -> list[tuple[int, int]]:
         """Return, for each class, how many training images the weights in ``data`` recognise and how many there are.
 
-        For segmentation voxels are counted.
+        For segmentation voxels are counted. The logits are centred first, so that their mean over the classes' means
+        is 0: another scanner shifts all scores alike, and it is what the network can tell apart that counts.
         """
         _load(self._global, {**self.trainer.network.state_dict(), **self._incoming(data, {})})
-        counts: Tensor | None = None
+        loader = self._loader("training")
+        if not len(loader):
+            return []
+        sums = torch.stack([class_sums(logits, labels) for logits, labels in self._predictions(loader)]).sum(0)
+        present = sums[:, -1] > 0
+        centre = (sums[present, :-1] / sums[present, -1:]).mean(0)
+        counts = torch.stack([recognised(logits, labels, centre) for logits, labels in self._predictions(loader)]).sum(
+            0
+        )
+        return [(int(right), int(there)) for right, there in counts]
+
+    def _predictions(self, loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the global network's logits (at least two channels) and the labels, batch by batch."""
         with torch.inference_mode(), eval_mode(self._global):
-            for batch in self._loader("training"):
+            for batch in loader:
                 images, labels = self.trainer.prepare_batch(batch, self.trainer.state.device)[:2]
-                found = recognised(as_categorical(self.trainer.inferer(images, self._global)), labels)
-                counts = found if counts is None else counts + found
-        return [] if counts is None else [(int(right), int(present)) for right, present in counts]
+                yield as_categorical(self.trainer.inferer(images, self._global)), labels
 
     def network(self, model: str) -> nn.Module:
         """Return the network called ``model``: trained, ``large``, ``global`` or ``deployed``."""

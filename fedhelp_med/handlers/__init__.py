@@ -3,7 +3,15 @@
 from fedhelp_med.handlers.distillation import BackwardDistillation, ForwardDistillation, RankingDistillation
 from fedhelp_med.handlers.guidance import KNOWLEDGE, FoundationGuidance
 from fedhelp_med.handlers.learning_rate import CosineOverRounds
-from fedhelp_med.handlers.metrics import SplitMetric, accuracy, auc, balanced_accuracy, logits_and_labels, recognised
+from fedhelp_med.handlers.metrics import (
+    SplitMetric,
+    accuracy,
+    auc,
+    balanced_accuracy,
+    class_sums,
+    logits_and_labels,
+    recognised,
+)
 from fedhelp_med.handlers.proximal import ProximalTerm
 from fedhelp_med.handlers.schedule import Constant, FirstPart, LinearWarmUp, Schedule, WhileAhead, as_schedule
 from fedhelp_med.handlers.studies import StudyResults, class_probabilities
@@ -33,6 +41,7 @@ __all__ = [
     "auc",
     "balanced_accuracy",
     "class_probabilities",
+    "class_sums",
     "logits_and_labels",
     "recognised",
 ]

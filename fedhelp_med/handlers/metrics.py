@@ -46,21 +46,35 @@ def auc(logits: Tensor, labels: Tensor) -> float:
     return sum(areas) / len(areas) if areas else math.nan
 
 
-def recognised(logits: Tensor, labels: Tensor) -> Tensor:
+def recognised(logits: Tensor, labels: Tensor, centre: Tensor | None = None) -> Tensor:
     """Count per class what is recognised and what there is.
 
     Args:
         logits: ``B, C[, spatial]``, C > 1.
         labels: class indices, ``B`` or ``B, 1, spatial``.
+        centre: ``C``, subtracted from the logits first.
 
     Returns:
         Tensor: ``C, 2``, the recognised and the present images (or voxels) of each class.
     """
-    classes = logits.shape[1]
-    predicted, expected = logits.argmax(1).reshape(-1), labels.reshape(-1).long()
-    present = torch.bincount(expected, minlength=classes)
-    right = torch.bincount(expected[predicted == expected], minlength=classes)
+    flat, expected = _flat(logits, labels)
+    predicted = (flat if centre is None else flat - centre.to(flat)).argmax(1)
+    present = torch.bincount(expected, minlength=flat.shape[1])
+    right = torch.bincount(expected[predicted == expected], minlength=flat.shape[1])
     return torch.stack((right, present), 1)
+
+
+def class_sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return for each class the sum of its images' (or voxels') logits and their number: ``C, C + 1``, float64."""
+    flat, expected = _flat(logits, labels)
+    classes = flat.shape[1]
+    entries = torch.cat((flat.double(), torch.ones(len(flat), 1, dtype=torch.float64, device=flat.device)), 1)
+    return torch.zeros(classes, classes + 1, dtype=torch.float64, device=flat.device).index_add(0, expected, entries)
+
+
+def _flat(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Make positions images: logits ``N, C``, labels ``N``."""
+    return logits.movedim(1, -1).reshape(-1, logits.shape[1]), labels.reshape(-1).long()
 
 
 class SplitMetric(Metric):  # type: ignore[misc]

@@ -58,7 +58,7 @@ def disparity_csv(results: Results, cells: Sequence[Cell]) -> str:
 
 def _methods(results: Results, role: str) -> Sheet:
     reference = results.methods[results.reference]
-    seeds, sites = len(results.seeds), len(results.places(role))
+    seeds = len(results.seeds)
     resampled = "patients and seeds" if results.patients else "seeds (a method kept no results of single studies)"
     if seeds == 1:
         resampled = "patients only: one seed tells nothing of other seeds" if results.patients else "nothing"
@@ -76,8 +76,9 @@ def _methods(results: Results, role: str) -> Sheet:
     }
     if missing:
         notes.append(f"Without a result at every site, and compared over what both methods have: {'; '.join(missing)}.")
+    counted = f"{_count(len(results.places(role)), 'site')}, {_count(seeds, 'seed')}"
     return Sheet(
-        f"{role.capitalize()} sites: {results.metric} of what they deploy, {_count(sites, 'site')}, {_count(seeds, 'seed')}",
+        f"{role.capitalize()} sites: {results.metric} of what they deploy, {counted}",
         ("method", "mean", "sd", "difference", "95 % interval", "p\n(Holm)", "detect-\nable"),
         tuple(_method_row(found) for found in compare_methods(results, role)),
         tuple(notes),

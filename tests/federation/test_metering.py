@@ -27,7 +27,7 @@ def test_a_forward_with_gradients_counts_three_times():
     one, other, images = network(), network(), torch.zeros(6, 2, 4, 4)
     with FlopMeter(one, other) as meter:
         one(images)
-        one(input=images[:1]) if False else one(images[:1])
+        one(input=images[:1])
         with torch.no_grad():
             other(images)
     one(images)  # no longer counted

@@ -277,7 +277,7 @@ def test_the_tables_are_printed_and_written_alike(unequal):
         for row in sheet.rows:
             assert all(cell in printed for cell in row if " " not in cell)
             assert f"| {' | '.join(row)} |" in table
-    small, large, disparity, gains, costs, networks = sheets
+    small, _, disparity, gains, _, networks = sheets
     assert small.title == "Small sites: auc of what they deploy, 2 sites, 1 seed"
     assert "Difference: minus fedhelp." in small.notes[0] and "nothing" in small.notes[0]
     assert small.rows[0][:4] == ("local", "0.650", "", "-0.023")
