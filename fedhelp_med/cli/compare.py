@@ -20,7 +20,7 @@ from fedhelp_med.report.comparison_sheets import comparison_sheets, disparity_cs
 
 
 def compare_methods(
-    path: Path, methods: str, *, seeds: int, out: Path, workers: int | None, metric: str | None
+    path: Path, methods: str, *, seeds: int, out: Path, workers: int | None, metric: str | None, split: str
 ) -> None:
     """Run the cells that are missing, then print the tables; the same command goes on where it was stopped."""
     console = Console()
@@ -36,13 +36,15 @@ def compare_methods(
     except KeyboardInterrupt:
         raise FedHelpError("stopped; the same command goes on, and no finished cell is repeated") from None
     if len(failed) < len(cells):
-        results = read_results(cells, metric)
+        results = read_results(cells, metric, split=split)
         sheets = comparison_sheets(results, cells)
         for sheet in sheets:
             sheet.print(console)
-        everything = [*sheets, networks_sheet(cells, results.metric)]
-        write_text(out / "comparison.md", "\n".join(sheet.markdown() for sheet in everything))
-        write_text(out / "disparity.csv", disparity_csv(results, cells))
+        if split == "testing":
+            sheets.append(networks_sheet(cells, results.metric))
+        suffix = "" if split == "testing" else f"-{split}"
+        write_text(out / f"comparison{suffix}.md", "\n".join(sheet.markdown() for sheet in sheets))
+        write_text(out / f"disparity{suffix}.csv", disparity_csv(results, cells))
     console.print(f"[dim]{time.perf_counter() - begin:.0f} s.[/]")
     console.print(f"Results: {out / 'comparison.csv'}", highlight=False, soft_wrap=True)
     if failed:
@@ -104,6 +106,6 @@ class _CellProgress:
 
 
 def _untested(cell: Cell) -> list[str]:
-    tested = {row.site for row in cell.workspace.testing()}
+    tested = {row.site for row in cell.workspace.final()}
     sites = cell.federation.sites
     return [s.name for s in sites if cell.federation.datalists[s.name].samples("testing") and s.name not in tested]

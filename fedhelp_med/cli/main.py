@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -88,11 +88,14 @@ def compare(
         int | None, typer.Option("--workers", min=1, help="Processes, a cell each; by default one a core.")
     ] = None,
     metric: Annotated[str | None, typer.Option(help="Compare by this metric; by default auc, else dice_mean.")] = None,
+    split: Annotated[
+        Literal["testing", "validation"], typer.Option(help="What the tables show; choose settings on validation.")
+    ] = "testing",
 ) -> None:
     """Run the same federation under several methods and seeds, and show who gains what."""
     from fedhelp_med.cli.compare import compare_methods
 
-    compare_methods(federation, methods, seeds=seeds, out=out, workers=workers, metric=metric)
+    compare_methods(federation, methods, seeds=seeds, out=out, workers=workers, metric=metric, split=split)
 
 
 @foundation.command()

@@ -152,7 +152,7 @@ def write_comparison(cells: Sequence[Cell], out: Path) -> None:
     rows = sorted(
         (cell.method, cell.seed, row.site, row.role, row.model, row.metric, f"{row.value:.6f}")
         for cell in cells
-        for row in cell.workspace.testing()
+        for row in cell.workspace.final()
     )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

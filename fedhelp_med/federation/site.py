@@ -166,9 +166,10 @@ class SiteHost:
             if isinstance(client, PersonalClient):  # a stock client knows neither splits nor networks of its own
                 exchanged = ("global",) if weights is not None else ()
                 report.rows += self._evaluate(number, "deployed", "validation", weights, report)
+                self._keep_studies("deployed", "validation")
                 for model in (*client.models, *exchanged, "deployed"):
                     report.rows += self._evaluate(number, model, "testing", weights, report)
-                    self._keep_studies(model)
+                    self._keep_studies(model, "testing")
             if isinstance(client, FedHelpAlgo):
                 self._deploy(client)
         report.seconds = time.perf_counter() - start
@@ -225,15 +226,17 @@ class SiteHost:
             for metric, value in sorted((result.metrics or {}).items())
         ]
 
-    def _keep_studies(self, model: str) -> None:
-        """Write what was found in each testing study, for statistics over patients; it stays at the site."""
+    def _keep_studies(self, model: str, split: str) -> None:
+        """Write what was found in each study, for statistics over patients; it stays at the site."""
+        if split not in self.job.splits:
+            return
         columns, table = getattr(self._client, "studies", ((), torch.empty(0, 0)))
         if len(table):
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(["study", *columns])
             writer.writerows([number, *(f"{value:.6g}" for value in row)] for number, row in enumerate(table.tolist()))
-            write_text(self.job.folder / "studies" / f"{model}.csv", text.getvalue())
+            write_text(studies_file(self.job.folder, model, split), text.getvalue())
 
     def _deploy(self, client: FedHelpAlgo) -> None:
         with replacing_folder(self.job.folder / "deployed") as folder:
@@ -259,6 +262,11 @@ class SiteHost:
         except BaseException:
             self._client = None
             raise
+
+
+def studies_file(folder: Path, model: str, split: str) -> Path:
+    """Return where a site keeps a network's results of single studies."""
+    return folder / "studies" / ("" if split == "testing" else split) / f"{model}.csv"
 
 
 def _exchange(weights: Path | None) -> ExchangeObject:

@@ -118,12 +118,15 @@ class Workspace:
             rows += [row for row in self.reference.rows() if row.model == "local"]
         return rows
 
-    def testing(self) -> list[Row]:
-        """Return the rows on the testing split, empty before the run is complete."""
+    def final(self, split: str = "testing") -> list[Row]:
+        """Return the rows after the last round: of all networks on testing, of the deployed one on validation.
+
+        Empty before the run is complete.
+        """
         if not self.complete:
             return []
         rows = (Row(*row) for row in json.loads((self.root / "testing.json").read_text())["metrics"])
-        return [row for row in rows if row.split == "testing"]
+        return [row for row in rows if row.split == split]
 
     def finish(self, rows: Iterable[Row]) -> None:
         """Commit the rows on the testing split: the run is complete."""

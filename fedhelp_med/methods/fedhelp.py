@@ -58,7 +58,7 @@ class FedHelpSettings(Settings):
     margin: float = Field(0.1, ge=0)
     warm_start: int = Field(0, ge=0)
     large_warm_start: int = Field(0, ge=0)
-    gate: float = Field(0.6, ge=-1, le=1)
+    gate: float = Field(0.45, ge=-1, le=1)
     server_steps: int = Field(0, ge=0)
     server_part: float = Field(0.5, ge=0, le=1)
     average: bool = False

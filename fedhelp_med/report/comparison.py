@@ -12,6 +12,7 @@ from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.data.datalist import patient_key
 from fedhelp_med.federation.comparison import Cell
+from fedhelp_med.federation.site import studies_file
 from fedhelp_med.federation.workspace import Row, key_metric
 from fedhelp_med.methods import ROLES
 from fedhelp_med.report.statistics import (
@@ -36,10 +37,11 @@ BLOCK = 200
 
 @dataclass(frozen=True)
 class Results:
-    """The deployed networks' results on the testing splits; a cell or site that failed is NaN.
+    """The deployed networks' results on one split; a cell or site that failed is NaN.
 
     Args:
         metric: the key metric.
+        split: ``testing``, or ``validation`` while choices are still made.
         methods: full names, M.
         seeds: S.
         sites: names, small sites first, K.
@@ -50,6 +52,7 @@ class Results:
     """
 
     metric: str
+    split: str
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     sites: tuple[str, ...]
@@ -115,13 +118,15 @@ class MethodResult:
         return float("nan") if self.difference is None else smallest_detectable(self.difference.error)
 
 
-def read_results(cells: Sequence[Cell], metric: str | None = None, draws: int = DRAWS) -> Results:
+def read_results(
+    cells: Sequence[Cell], metric: str | None = None, draws: int = DRAWS, split: str = "testing"
+) -> Results:
     """Collect the finished cells and resample their patients.
 
     Raises:
         InputError: when no cell has the metric.
     """
-    rows = {cell: [row for row in cell.workspace.testing() if row.model == "deployed"] for cell in cells}
+    rows = {cell: [row for row in cell.workspace.final(split) if row.model == "deployed"] for cell in cells}
     found = sorted({row.metric for own in rows.values() for row in own})
     if not found:
         raise InputError("the comparison has no finished cell; run it to the end first")
@@ -142,19 +147,19 @@ def read_results(cells: Sequence[Cell], metric: str | None = None, draws: int = 
                 continue
             where = methods.index(cell.method), seeds.index(cell.seed)
             values[*where, place] = value
-            studies = cell.workspace.site(site.name) / "studies" / "deployed.csv"
-            function = _study_metric(studies, metric, cell.federation.datalists[site.name].samples("testing"))
+            studies = studies_file(cell.workspace.site(site.name), "deployed", split)
+            function = _study_metric(studies, metric, cell.federation.datalists[site.name].samples(split))
             if function is None:
                 patients = False
                 samples[where[0], :, where[1], place] = value
                 continue
             if counts is None:  # one set of samples for every cell: the same patients for all methods and seeds
                 random = np.random.default_rng(derive_seed("bootstrap", site.name))
-                counts = patient_counts(_patients(cell, site.name), draws, random)
+                counts = patient_counts(_patients(cell, site.name, split), draws, random)
             blocks = (counts[start : start + BLOCK] for start in range(0, draws, BLOCK))
             samples[where[0], :, where[1], place] = np.concatenate([function(block) for block in blocks])
     names, roles = tuple(site.name for site in sites), tuple(site.role for site in sites)
-    return Results(metric, methods, seeds, names, roles, values, samples, patients)
+    return Results(metric, split, methods, seeds, names, roles, values, samples, patients)
 
 
 def difference(results: Results, method: int, other: int, places: Sequence[int]) -> Difference:
@@ -205,9 +210,9 @@ def _value(rows: Sequence[Row], site: str, metric: str) -> float | None:
     return next((row.value for row in rows if row.site == site and row.metric == metric), None)
 
 
-def _patients(cell: Cell, site: str) -> list[object]:
-    """Return the patient of each testing study; a study without one is a patient of its own."""
-    items = cell.federation.datalists[site].splits["testing"]
+def _patients(cell: Cell, site: str, split: str) -> list[object]:
+    """Return the patient of each study of a split; a study without one is a patient of its own."""
+    items = cell.federation.datalists[site].splits[split]
     return [patient_key(item["patient"]) if "patient" in item else number for number, item in enumerate(items)]
 
 

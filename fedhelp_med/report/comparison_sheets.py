@@ -26,7 +26,7 @@ def networks_sheet(cells: Sequence[Cell], metric: str) -> Sheet:
     """Return the results of all networks, not only the deployed ones: mean and deviation over seeds."""
     values: dict[tuple[str, str, str], dict[int, list[float]]] = {}
     for cell in cells:
-        for row in cell.workspace.testing():
+        for row in cell.workspace.final():
             if row.metric == metric and math.isfinite(row.value):
                 key = (cell.method, row.role, row.model)
                 values.setdefault(key, {}).setdefault(cell.seed, []).append(row.value)
@@ -78,7 +78,7 @@ def _methods(results: Results, role: str) -> Sheet:
         notes.append(f"Without a result at every site, and compared over what both methods have: {'; '.join(missing)}.")
     counted = f"{_count(len(results.places(role)), 'site')}, {_count(seeds, 'seed')}"
     return Sheet(
-        f"{role.capitalize()} sites: {results.metric} of what they deploy, {counted}",
+        f"{role.capitalize()} sites: {_measured(results)} of what they deploy, {counted}",
         ("method", "mean", "sd", "difference", "95 % interval", "p\n(Holm)", "detect-\nable"),
         tuple(_method_row(found) for found in compare_methods(results, role)),
         tuple(notes),
@@ -111,7 +111,7 @@ def _disparity(results: Results, found: Sequence[Disparity]) -> Sheet:
         )
     before = _signed(found[0].gap("local"))
     return Sheet(
-        f"Disparity ({results.metric}); gap between the roles before, under local-only: {before or 'none'}",
+        f"Disparity ({_measured(results)}); gap between the roles before, under local-only: {before or 'none'}",
         (
             "method",
             "gain,\nsmall",
@@ -144,7 +144,7 @@ def _gains(results: Results, disparity: Disparity) -> Sheet:
         for site in disparity.sites
     )
     columns = ("site", "role", "local-only", "deployed", "gain", "95 % interval")
-    return Sheet(f"Gain of each site under {disparity.method} ({results.metric})", columns, rows, text=(0, 1))
+    return Sheet(f"Gain of each site under {disparity.method} ({_measured(results)})", columns, rows, text=(0, 1))
 
 
 def _costs(cells: Sequence[Cell]) -> Sheet:
@@ -171,6 +171,10 @@ def _costs(cells: Sequence[Cell]) -> Sheet:
         (asked,),
         (0, 1),
     )
+
+
+def _measured(results: Results) -> str:
+    return results.metric if results.split == "testing" else f"{results.split} {results.metric}"
 
 
 def _count(number: int, thing: str) -> str:

@@ -43,10 +43,11 @@ def test_every_class_has_its_share(counts, seed):
         assert abs(len(parts[split]) - fraction * len(items)) < len(FRACTIONS)
 
 
-def test_a_patient_belongs_to_the_class_of_most_of_its_images():
+@pytest.mark.parametrize("seed", range(8))
+def test_a_patient_belongs_to_the_class_of_most_of_its_images(seed):
     items = [{"image": f"{p}{i}", "patient": p, "label": int(i < 2)} for p in "abcd" for i in range(3)]
     items += [{"image": f"{p}{i}", "patient": p, "label": 0} for p in "efgh" for i in range(3)]
-    parts = split_by_patient(items, {"training": 0.5, "testing": 0.5}, seed=1)
+    parts = split_by_patient(items, {"training": 0.5, "testing": 0.5}, seed)
     for part in parts.values():
         assert sum(item["patient"] in "abcd" for item in part) == sum(item["patient"] in "efgh" for item in part)
 

@@ -75,6 +75,9 @@ def test_a_slab_never_reaches_past_its_cell(seed):
     assert np.diff(maps[0], axis=2).min() > 0.5
     assert np.diff(maps[1], axis=1).min() > 0.5
     assert np.diff(maps[2], axis=0).min() > 0.9
+    depth = maps[2].min(), maps[2].max()
+    own = [cell.z for cell in cells() if cell.group == "testing"]
+    assert any(first - 1e-3 <= depth[0] and depth[1] <= stop - 1 + 1e-3 for first, stop in own)
 
 
 def test_the_template_is_symmetric(template):

@@ -219,7 +219,7 @@ def assert_same(one, other):
 
 
 def deployed(cell):
-    return [row for row in cell.workspace.testing() if row.model == "deployed"]
+    return [row for row in cell.workspace.final() if row.model == "deployed"]
 
 
 @pytest.mark.integration
