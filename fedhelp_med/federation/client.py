@@ -91,6 +91,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         self.round = 0
         self._received: dict[str, Tensor] = {}
         self._loaders: dict[str, Any] = {}
+        self.added: dict[str, nn.Module] = {}
 
     def initialize(self, extra: dict[str, Any] | None = None) -> None:
         """Build trainer and evaluator from the bundle; the site's name is ``extra[ExtraItems.CLIENT_NAME]``."""
@@ -232,9 +233,15 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
                 images, labels = self.trainer.prepare_batch(batch, self.trainer.state.device)[:2]
                 yield as_categorical(self.trainer.inferer(images, self._global)), labels
 
+    def add_network(self, name: str, weights: Mapping[str, Tensor]) -> None:
+        """Make another network of the site's own size known, e.g. the one that was trained on its data alone."""
+        network = copy.deepcopy(self.trainer.network if self.large is None else self.large)
+        network.load_state_dict(dict(weights))
+        self.added[name] = network
+
     def network(self, model: str) -> nn.Module:
         """Return the network called ``model``: trained, ``large``, ``global`` or ``deployed``."""
-        known: dict[str, nn.Module] = {str(self.trained): self.trainer.network, "global": self._global}
+        known: dict[str, nn.Module] = {str(self.trained): self.trainer.network, "global": self._global, **self.added}
         if self.large is not None:
             known["large"] = self.large
         if model == "deployed":

@@ -129,6 +129,9 @@ class Runner:
             reports = self._collect("test", self.server.round, self._model(self.server.round))
             if not reports:
                 raise FedHelpError("testing: it failed at every site; see events.jsonl")
+        for name, report in reports.items():
+            if report.choice is not None:
+                self.server.record("deployment", site=name, **dataclasses.asdict(report.choice))
         self.workspace.finish(_rows(reports))
         self.server.record("finished")
 
@@ -225,6 +228,11 @@ class Runner:
     def _model(self, number: int) -> Path | None:
         return self.workspace.model(number) if self.method.exchanges else None
 
+    def _reference_network(self, site: Site) -> Path | None:
+        """Return the file of the site's local-only network, where a reference was trained."""
+        path = self.workspace.reference.site(site.name) / "deployed" / "local.safetensors"
+        return path if path.is_file() else None
+
     def _job(self, site: Site) -> SiteJob:
         """Write the site's config and describe what its process has to do."""
         folder = self.workspace.site(site.name)
@@ -250,6 +258,8 @@ class Runner:
             exchanges=self.method.exchanges,
             upload=self.file.aggregation.upload,
             local_layers=local_layers(self.federation),
+            chooses=self.method.chooses,
+            reference=self._reference_network(site),
             threads=self.file.runtime.threads,
             timeout=self.file.runtime.site_timeout,
         )

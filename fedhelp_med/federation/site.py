@@ -1,6 +1,7 @@
 """One site of a run, in whatever process it lives."""
 
 import csv
+import dataclasses
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +18,10 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.files import replacing_folder, write_json, write_text
+from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.federation.client import MODEL, ROUND, ROUNDS, SIGNALS, SPLIT, FedHelpAlgo
 from fedhelp_med.federation.config import Upload
+from fedhelp_med.federation.deployment import Candidate, Choice, choose
 from fedhelp_med.federation.state import load_state, load_tensors, save_state, save_tensors
 from fedhelp_med.federation.workspace import Row
 from fedhelp_med.methods import Role
@@ -46,6 +49,8 @@ class SiteJob:
     exchanges: bool
     upload: Upload
     local_layers: LocalLayers
+    chooses: bool
+    reference: Path | None
     threads: int
     timeout: float | None
 
@@ -60,6 +65,7 @@ class SiteReport:
     bytes_sent: int = 0
     loss_terms: dict[str, float] = field(default_factory=dict)
     counts: list[tuple[int, int]] = field(default_factory=list)
+    choice: Choice | None = None
 
 
 @runtime_checkable
@@ -165,13 +171,15 @@ class SiteHost:
             client = self._ready()
             if isinstance(client, PersonalClient):  # a stock client knows neither splits nor networks of its own
                 exchanged = ("global",) if weights is not None else ()
+                if isinstance(client, FedHelpAlgo):
+                    report.choice = self._choose(client, number, weights, report)
                 report.rows += self._evaluate(number, "deployed", "validation", weights, report)
                 self._keep_studies("deployed", "validation")
                 for model in (*client.models, *exchanged, "deployed"):
                     report.rows += self._evaluate(number, model, "testing", weights, report)
                     self._keep_studies(model, "testing")
             if isinstance(client, FedHelpAlgo):
-                self._deploy(client)
+                self._deploy(client, report.choice)
         report.seconds = time.perf_counter() - start
         return report
 
@@ -238,7 +246,28 @@ class SiteHost:
             writer.writerows([number, *(f"{value:.6g}" for value in row)] for number, row in enumerate(table.tolist()))
             write_text(studies_file(self.job.folder, model, split), text.getvalue())
 
-    def _deploy(self, client: FedHelpAlgo) -> None:
+    def _choose(self, client: FedHelpAlgo, number: int, weights: Path | None, report: SiteReport) -> Choice | None:
+        """Let the site's validation studies decide what it deploys, where the method wants that."""
+        job = self.job
+        if not job.chooses or "validation" not in job.splits:
+            return None
+        if job.reference is not None:
+            client.add_network("local", load_tensors(job.reference))
+        singles = (*client.models, *(("global",) if weights is not None else ()), *client.added)
+        candidates = []
+        for networks in (client.deployed, *((name,) for name in singles if (name,) != client.deployed)):
+            client.deployed = networks
+            self._evaluate(number, "deployed", "validation", weights, report)
+            columns, studies = client.studies
+            candidates.append(Candidate(networks, studies))
+        if not columns:
+            client.deployed = candidates[0].networks
+            return None
+        choice = choose(columns, candidates[0], candidates[1:], derive_seed(job.seed, job.name, "deployment"))
+        client.deployed = choice.networks
+        return choice
+
+    def _deploy(self, client: FedHelpAlgo, choice: Choice | None) -> None:
         with replacing_folder(self.job.folder / "deployed") as folder:
             for model in client.deployed:
                 save_tensors(folder / f"{model}.safetensors", client.network(model).state_dict())
@@ -249,6 +278,7 @@ class SiteHost:
                     "role": self.job.role,
                     "networks": list(client.deployed),
                     "rule": "mean of probabilities" if len(client.deployed) > 1 else "single network",
+                    "choice": None if choice is None else dataclasses.asdict(choice),
                     "bundle": self.job.bundle,
                     "configs": list(self.job.configs),
                 },

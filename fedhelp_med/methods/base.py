@@ -111,6 +111,11 @@ class Method(ABC):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
+    @property
+    def chooses(self) -> bool:
+        """Whether a site may deploy another network than the plan's when its validation studies prefer it."""
+        return False
+
     @abstractmethod
     def plan(self, role: Role) -> RolePlan:
         """Return what a site of ``role`` executes."""

@@ -42,6 +42,7 @@ class FedHelpSettings(Settings):
         server_steps: steps of distillation at the server after each aggregation, while the gate is open.
         server_part: the first part of the rounds in which they are taken.
         average: deploy the mean of the site's own network and the global one.
+        choose: unless another network of the site is better on its validation split by more than a standard error.
     """
 
     learning_rate: float | None = Field(None, gt=0)
@@ -62,6 +63,7 @@ class FedHelpSettings(Settings):
     server_steps: int = Field(0, ge=0)
     server_part: float = Field(0.5, ge=0, le=1)
     average: bool = False
+    choose: bool = False
 
 
 RECOMMENDED: Mapping[str, Any] = {
@@ -75,6 +77,7 @@ RECOMMENDED: Mapping[str, Any] = {
     "large_warm_start": 400,
     "server_steps": 10,
     "average": True,
+    "choose": True,
 }
 
 
@@ -116,6 +119,11 @@ class FedHelp(Method):
             personal=("large",),
             deployed=("large", *together),
         )
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the sites' validation studies decide."""
+        return self.settings.choose
 
     def before_first_round(self, server: Server) -> None:
         """Warm-start the global network, and undo it when the sites' own images do not pass the gate."""

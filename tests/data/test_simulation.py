@@ -16,7 +16,7 @@ def flat(value=1.0):
 
 
 def everywhere():
-    return np.ones(SHAPE, bool)
+    return np.ones(SHAPE, np.float32)
 
 
 def test_smoothing_keeps_the_sum_and_spreads_as_a_gaussian():
@@ -77,9 +77,9 @@ def test_clinics_have_the_poorer_scanners():
 @pytest.mark.parametrize("seed", range(20))
 def test_lesions_change_tissue_within_their_contrast(seed):
     tissue = everywhere()
-    tissue[:, :, :32] = False
+    tissue[:, :, :32] = 0
     changed = add_lesions(flat(), tissue, MM, np.random.default_rng(seed))
-    np.testing.assert_array_equal(changed[~tissue], 1)
+    np.testing.assert_array_equal(changed[tissue == 0], 1)
     # darker or brighter, not both; overlapping lesions multiply
     strongest = np.abs(np.log(changed)).max()
     limits = np.abs(np.log1p([LESION_CONTRAST[0], -LESION_CONTRAST[1]]))
@@ -113,4 +113,4 @@ def test_distractors_are_thin():
 
 def test_a_slab_without_tissue_still_gets_its_label():
     """No tissue to draw a place from: no error (nothing can be seen then, and `Anatomy` avoids such slabs)."""
-    add_lesions(flat(), np.zeros(SHAPE, bool), MM, np.random.default_rng(0))
+    add_lesions(flat(), np.zeros(SHAPE, np.float32), MM, np.random.default_rng(0))

@@ -1,0 +1,104 @@
+"""Which network a site deploys: the method's default, unless the site's own validation studies say otherwise.
+
+A federation must not harm a site. So every site compares the default with each network that it has, on its own
+validation split, and leaves the default only for one that is better by more than one standard error of the difference.
+The testing split is never looked at.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DRAWS = 500
+"""Bootstrap resamples of the validation studies."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One or several networks, whose probabilities are averaged, and what they found in the validation studies.
+
+    Args:
+        networks: their names.
+        studies: ``N, columns``, as ``StudyResults`` collects them.
+    """
+
+    networks: tuple[str, ...]
+    studies: Tensor
+
+    @property
+    def name(self) -> str:
+        """``surrogate + global``."""
+        return " + ".join(self.networks)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a site deploys and why.
+
+    Args:
+        networks: the names of the chosen networks.
+        default: whether it is the method's default.
+        evidence: by candidate, its validation score, and its difference to the default with the standard error.
+    """
+
+    networks: tuple[str, ...]
+    default: bool
+    evidence: Mapping[str, Mapping[str, float]]
+
+
+def choose(columns: Sequence[str], default: Candidate, others: Sequence[Candidate], seed: int) -> Choice:
+    """Return the default, or the best of the others when it is better by more than one standard error.
+
+    Args:
+        columns: of the studies' tables.
+        default: the method's rule.
+        others: what else the site has.
+        seed: of the bootstrap, which draws the same studies for all candidates.
+    """
+    studies = len(default.studies)
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(studies, (DRAWS, studies), generator=generator)
+    weights = torch.zeros(DRAWS + 1, studies, dtype=torch.float64)
+    weights[0] = 1  # the studies themselves, then the resamples
+    weights[1:].scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.float64))
+    reference = scores(columns, default.studies, weights)
+    evidence: dict[str, dict[str, float]] = {default.name: {"score": float(reference[0])}}
+    best, best_gain = default, 0.0
+    for other in others:
+        found = scores(columns, other.studies, weights)
+        gain, drawn = float(found[0] - reference[0]), (found - reference)[1:]
+        drawn = drawn[torch.isfinite(drawn)]  # a resample may lack a class
+        error = float(drawn.std()) if len(drawn) > 1 else float("inf")
+        evidence[other.name] = {"score": float(found[0]), "difference": gain, "standard_error": error}
+        if gain > error and gain > best_gain:
+            best, best_gain = other, gain
+    return Choice(best.networks, best is default, evidence)
+
+
+def scores(columns: Sequence[str], studies: Tensor, weights: Tensor) -> Tensor:
+    """Return the score of a table of studies under each weighting of them.
+
+    Args:
+        columns: ``label, p(class), ...`` gives the area under the ROC curve (mean of one-against-rest over the classes
+            for more than two); otherwise the mean of all columns that are not NaN, e.g. Dice.
+        studies: ``N, columns``.
+        weights: ``W, N``, not negative.
+
+    Returns:
+        Tensor: ``W``; NaN where a weighting leaves no pair to compare.
+    """
+    studies = studies.double()
+    if columns[0] != "label":
+        return weights @ studies.nanmean(1).nan_to_num() / weights.sum(1)
+    labels, probabilities = studies[:, 0], studies[:, 1:]
+    classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    areas = []
+    for index in classes:
+        positive = labels == index
+        difference = probabilities[positive, index, None] - probabilities[None, ~positive, index]
+        wins = (difference > 0).double() + 0.5 * (difference == 0).double()
+        up, down = weights[:, positive], weights[:, ~positive]
+        areas.append(((up @ wins) * down).sum(1) / (up.sum(1) * down.sum(1)))
+    return torch.stack(areas).nanmean(0)

@@ -1,0 +1,110 @@
+"""What a site deploys: the default, unless its own validation studies say otherwise by more than chance."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from conftest import write_site
+
+from fedhelp_med.federation.deployment import Candidate, choose, scores
+from fedhelp_med.federation.loading import load_federation
+from fedhelp_med.federation.runner import run_federation
+
+COLUMNS = ("label", "p(a)", "p(b)")
+
+
+def table(labels, positives):
+    p = torch.as_tensor(positives, dtype=torch.float64)
+    return torch.stack((torch.as_tensor(labels, dtype=torch.float64), 1 - p, p), 1)
+
+
+def area(labels, positives):
+    pairs = [(a, b) for (x, a), (y, b) in itertools.product(zip(labels, positives, strict=True), repeat=2) if x > y]
+    return sum((a > b) + 0.5 * (a == b) for a, b in pairs) / len(pairs)
+
+
+def test_scores_are_areas_by_pair_counting_and_weights_are_repetitions():
+    labels, positives = [0, 1, 0, 1, 1], [0.1, 0.4, 0.4, 0.8, 0.3]
+    weights = torch.tensor([[1, 1, 1, 1, 1], [2, 0, 1, 1, 3]], dtype=torch.float64)
+    repeated = [0, 0, 2, 3, 4, 4, 4]
+    expected = [area(labels, positives), area([labels[i] for i in repeated], [positives[i] for i in repeated])]
+    assert scores(COLUMNS, table(labels, positives), weights).tolist() == pytest.approx(expected)
+
+
+def test_scores_of_dice_are_means_without_nan():
+    dice = torch.tensor([[0.5, float("nan")], [0.7, 0.9]])
+    weights = torch.tensor([[1.0, 1.0], [3.0, 1.0]], dtype=torch.float64)
+    assert scores(("dice_a", "dice_b"), dice, weights).tolist() == pytest.approx([0.65, (3 * 0.5 + 0.8) / 4])
+
+
+def test_scores_of_several_classes_are_one_against_rest():
+    studies = torch.tensor([[0, 0.8, 0.1, 0.1], [1, 0.2, 0.5, 0.3], [2, 0.3, 0.3, 0.4], [1, 0.6, 0.3, 0.1]])
+    ones = torch.ones(1, 4, dtype=torch.float64)
+    by_hand = [
+        area([int(label == index) for label in studies[:, 0]], studies[:, 1 + index].tolist()) for index in range(3)
+    ]
+    assert scores(("label", "a", "b", "c"), studies, ones).item() == pytest.approx(sum(by_hand) / 3)
+
+
+def test_an_equal_or_slightly_better_network_does_not_displace_the_default():
+    labels = [0, 1] * 12
+    default = Candidate(("surrogate", "global"), table(labels, [0.4, 0.6] * 11 + [0.6, 0.4]))
+    slightly = Candidate(("local",), table(labels, [0.4, 0.6] * 11 + [0.6, 0.5]))
+    choice = choose(COLUMNS, default, [Candidate(("global",), default.studies), slightly], seed=0)
+    assert choice.default and choice.networks == ("surrogate", "global")
+    assert choice.evidence["global"]["difference"] == 0
+    assert 0 < choice.evidence["local"]["difference"] < choice.evidence["local"]["standard_error"]
+
+
+def test_a_clearly_better_network_is_deployed():
+    labels = [0, 1] * 12
+    generator = torch.Generator().manual_seed(0)
+    default = Candidate(("surrogate", "global"), table(labels, torch.rand(24, generator=generator)))
+    better = Candidate(("local",), table(labels, [0.1, 0.9] * 12))
+    choice = choose(COLUMNS, default, [better], seed=0)
+    assert not choice.default and choice.networks == ("local",)
+    assert choice.evidence["local"]["score"] == 1
+
+
+def test_a_validation_split_of_one_class_leaves_the_default():
+    default = Candidate(("global",), table([1, 1, 1], [0.1, 0.2, 0.3]))
+    choice = choose(COLUMNS, default, [Candidate(("local",), table([1, 1, 1], [0.9, 0.9, 0.9]))], seed=0)
+    assert choice.default
+
+
+@pytest.mark.integration
+def test_the_recommended_preset_warm_starts_gates_and_records_what_sites_deploy(federation_file, tmp_path):
+    write_site(tmp_path / "public", training=16, seed=9)
+    path = federation_file(
+        preset="recommended",
+        reference="local",
+        public={"data": "public/datalist.json"},
+        settings={"warm_start": 30, "large_warm_start": 5, "server_steps": 2, "gate": -1},
+    )
+    workspace = run_federation(load_federation(path), tmp_path / "run")
+    events = workspace.events()
+    kinds = [event["event"] for event in events]
+    assert kinds == ["warm_start", "gate", "round", "round", *["deployment"] * 4, "finished"]
+    gate = events[1]
+    assert gate["open"] and sum(there for _, there in gate["counts"]["hospital-a"]) == 12
+    for event in events[4:8]:
+        own = "surrogate" if event["site"].startswith("clinic") else "large"
+        assert set(event["evidence"]) >= {f"{own} + global", own, "global", "local"}
+        meta = json.loads((tmp_path / "run/sites" / event["site"] / "deployed/meta.json").read_text())
+        assert meta["networks"] == event["networks"]
+        assert all(
+            (tmp_path / "run/sites" / event["site"] / f"deployed/{n}.safetensors").is_file() for n in event["networks"]
+        )
+
+
+@pytest.mark.integration
+def test_a_shut_gate_leaves_the_initial_weights_as_they_were(federation_file, tmp_path):
+    write_site(tmp_path / "public", training=16, seed=9)
+    changes = {"public": {"data": "public/datalist.json"}, "rounds": 1, "preset": "recommended"}
+    shut = run_federation(
+        load_federation(federation_file(settings={"warm_start": 5, "gate": 1}, **changes)), tmp_path / "shut"
+    )
+    never = run_federation(load_federation(federation_file(settings={"warm_start": 0}, **changes)), tmp_path / "never")
+    assert shut.metrics_file.read_bytes() == never.metrics_file.read_bytes()
+    assert [event["open"] for event in shut.events() if event["event"] == "gate"] == [False]
