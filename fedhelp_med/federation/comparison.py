@@ -10,9 +10,9 @@ import io
 import re
 import time
 import traceback
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,10 +24,10 @@ from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.common.files import write_text
 from fedhelp_med.federation.config import FederationFile
 from fedhelp_med.federation.hosts import worker_process
-from fedhelp_med.federation.loading import Federation, method_of, naming
+from fedhelp_med.federation.loading import Federation, method_of, naming, save_federation
 from fedhelp_med.federation.messages import readable
 from fedhelp_med.federation.metering import metered_client
-from fedhelp_med.federation.runner import check_same, run_federation
+from fedhelp_med.federation.runner import check_same, reference_of, run_federation
 from fedhelp_med.federation.task import check_networks, task_constants
 from fedhelp_med.federation.workspace import Workspace
 
@@ -62,6 +62,12 @@ class Cell:
         """The run folder, to read from."""
         return Workspace(self.folder)
 
+    @property
+    def reference(self) -> Path | None:
+        """The folder of the cell, of this comparison or not, that is the run of the reference method."""
+        name = self.federation.file.reference
+        return None if name is None else self.folder.parent.parent / name / self.folder.name
+
     def __str__(self) -> str:
         return f"{self.method}, seed {self.seed}"
 
@@ -90,8 +96,8 @@ def method_names(text: str) -> list[str]:
 def make_cells(federation: Federation, methods: Sequence[str], seeds: int, out: Path) -> list[Cell]:
     """Return the cells of a comparison, all methods of a seed together.
 
-    The seeds are the file's, the next, and so on. The file's ``settings`` go to its own method only; its preset goes
-    to every method, and ``reference`` to none.
+    The seeds are the file's, the next, and so on. The file's ``settings`` go to its own method only, its preset to
+    every method, and its ``reference`` to those whose sites may deploy the local-only network.
 
     Args:
         federation: what is compared on.
@@ -138,7 +144,8 @@ def run_cells(cells: Sequence[Cell], out: Path, workers: int, observer: CellObse
     observer.started(len(cells) - len(open_cells), len(cells))
     failed: dict[Cell, str] = {}
     write_comparison(cells, out)
-    for cell, reason in _outcomes(open_cells, workers):
+    order = sorted(open_cells, key=lambda cell: (cell.seed, cell.reference is not None))
+    for cell, reason in _outcomes(order, workers):
         if reason is None:
             write_comparison(cells, out)
         else:
@@ -170,7 +177,7 @@ def _variant(federation: Federation, name: str) -> Federation:
         )
     file = federation.file
     content = file.model_dump()
-    content |= {"method": method, "settings": file.settings if method == file.method else {}, "reference": None}
+    content |= {"method": method, "settings": file.settings if method == file.method else {}}
     content["runtime"]["workers"] = 1
     for change in filter(None, changes.split(",")):
         _change(content, name, change)
@@ -182,7 +189,12 @@ def _variant(federation: Federation, name: str) -> Federation:
     except InputError as error:
         raise InputError(f"--methods: {name}: {error}") from None
     # All settings are written down, so that a cell made with other values of the preset is not taken for this one.
-    file = file.model_copy(update={"settings": built.settings.model_dump(mode="json")})
+    file = file.model_copy(
+        update={
+            "settings": built.settings.model_dump(mode="json"),
+            "reference": file.reference if built.chooses else None,
+        }
+    )
     return dataclasses.replace(federation, file=file, method=built)
 
 
@@ -211,13 +223,19 @@ def _check_folder(cells: Sequence[Cell], out: Path) -> None:
     if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir() and not (out / "comparison.csv").is_file():
         raise InputError(f"{out}: is not empty and not a comparison; choose another --out")
     for cell in cells:
-        path = cell.workspace.federation_file
-        if path.is_file():
-            try:
-                earlier = FederationFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-            except (ValidationError, yaml.YAMLError):
-                raise InputError(f"{path}: is damaged; remove {cell.folder} to run this cell again") from None
+        if (earlier := _earlier(cell.folder)) is not None:
             check_same(cell.folder, earlier, cell.federation.file)
+
+
+def _earlier(folder: Path) -> FederationFile | None:
+    """Return the file from which a cell was begun, None for a new one."""
+    path = Workspace(folder).federation_file
+    if not path.is_file():
+        return None
+    try:
+        return FederationFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (ValidationError, yaml.YAMLError):
+        raise InputError(f"{path}: is damaged; remove {folder} to run this cell again") from None
 
 
 def _outcomes(cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, str | None]]:
@@ -226,31 +244,27 @@ def _outcomes(cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, str |
     if workers <= 1:
         yield from ((cell, _run(cell)) for cell in cells)
         return
-    waiting = deque(cells)
+    waiting = list(cells)
+    idle = set(range(workers))
     pools: dict[int, ProcessPoolExecutor] = {}
     running: dict[Future[str | None], tuple[int, Cell]] = {}
-
-    def start(place: int) -> None:
-        if waiting:
-            cell = waiting.popleft()
-            pools[place] = pools.get(place) or worker_process()
-            running[pools[place].submit(_run, cell)] = place, cell
-
     try:
-        for place in range(workers):
-            start(place)
-        while running:
+        while waiting or running:
+            unfinished = {cell.folder for cell in (*waiting, *(cell for _, cell in running.values()))}
+            for cell in [cell for cell in waiting if cell.reference not in unfinished][: len(idle)]:
+                place = idle.pop()
+                pools[place] = pools.get(place) or worker_process()
+                running[pools[place].submit(_run, cell)] = place, cell
+                waiting.remove(cell)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 place, cell = running.pop(future)
+                idle.add(place)
                 reason: str | None
                 try:
                     reason = future.result()
                 except Exception as error:  # the process died, for want of memory perhaps
-                    reason = (
-                        f"its process ended ({type(error).__name__}); is there enough memory for {workers} workers?"
-                    )
+                    reason = f"its process ended ({type(error).__name__}); try fewer --workers than {workers}"
                     pools.pop(place).shutdown(wait=False)
-                start(place)
                 yield cell, reason
     finally:
         for pool in pools.values():
@@ -261,6 +275,7 @@ def _run(cell: Cell) -> str | None:
     """Run a cell to its end; return the reason when it fails, which then stands in its ``events.jsonl`` as well."""
     begin = time.perf_counter()
     try:
+        _borrow_reference(cell)
         run_federation(cell.federation, cell.folder, resume=True, create=metered_client)
     except Exception as error:
         reason = str(error) if isinstance(error, FedHelpError) else f"{type(error).__name__}: {error}"
@@ -269,3 +284,18 @@ def _run(cell: Cell) -> str | None:
         return reason
     cell.workspace.record("cell_finished", seconds=round(time.perf_counter() - begin, 3))
     return None
+
+
+def _borrow_reference(cell: Cell) -> None:
+    """Use the finished cell of the reference method, where there is one, instead of training the same again."""
+    link = cell.workspace.reference.root
+    if cell.reference is None or link.is_dir():
+        return
+    reference = reference_of(cell.federation)
+    if not Workspace(cell.reference).complete or _earlier(cell.reference) != reference.file:
+        return
+    if not cell.workspace.federation_file.is_file():
+        save_federation(cell.federation, cell.workspace.federation_file)
+    link.unlink(missing_ok=True)
+    with suppress(OSError):  # a file system without links: then it is trained again
+        link.symlink_to(Path("..", "..", cell.reference.parent.name, cell.reference.name), target_is_directory=True)

@@ -80,7 +80,7 @@ def run_federation(
     workspace = Workspace(out.absolute())  # sites' processes and MONAI read files in it from elsewhere
     _open(workspace, federation, resume)
     if federation.file.reference and not workspace.complete:
-        reference = _reference(federation)
+        reference = reference_of(federation)
         _open(workspace.reference, reference, resume=True)
         Runner(reference, workspace.reference, constants, observer, create).run()
     Runner(federation, workspace, constants, observer, create).run()
@@ -330,14 +330,12 @@ def _numbers(file: FederationFile) -> FederationFile:
     return file.model_copy(update={"runtime": file.runtime.model_copy(update={"workers": 1})})
 
 
-def _reference(federation: Federation) -> Federation:
+def reference_of(federation: Federation) -> Federation:
     """Return the same federation under the reference method."""
     name = federation.file.reference
     assert name is not None
-    changes: dict[str, Any] = {"method": name, "preset": "paper", "settings": {}, "reference": None}
-    return dataclasses.replace(
-        federation, file=federation.file.model_copy(update=changes), method=create_method(name, "paper", {})
-    )
+    file = federation.file.model_copy(update={"method": name, "settings": {}, "reference": None})
+    return dataclasses.replace(federation, file=file, method=create_method(name, file.preset, {}))
 
 
 def _rows(reports: Mapping[str, SiteReport]) -> list[Row]:

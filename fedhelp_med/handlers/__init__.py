@@ -1,5 +1,6 @@
 """Handlers: each adds one term to a trainer's loss; and the metrics of an evaluator."""
 
+from fedhelp_med.handlers.dice import DICE_MEAN, StudyDice, dice_metrics, dice_names, study_dice
 from fedhelp_med.handlers.distillation import BackwardDistillation, ForwardDistillation, RankingDistillation
 from fedhelp_med.handlers.guidance import KNOWLEDGE, FoundationGuidance
 from fedhelp_med.handlers.learning_rate import CosineOverRounds
@@ -19,6 +20,7 @@ from fedhelp_med.handlers.term import LossTerm
 from fedhelp_med.handlers.warm_start import GATE, PublicWarmStart
 
 __all__ = [
+    "DICE_MEAN",
     "GATE",
     "KNOWLEDGE",
     "BackwardDistillation",
@@ -34,6 +36,7 @@ __all__ = [
     "RankingDistillation",
     "Schedule",
     "SplitMetric",
+    "StudyDice",
     "StudyResults",
     "WhileAhead",
     "accuracy",
@@ -42,6 +45,9 @@ __all__ = [
     "balanced_accuracy",
     "class_probabilities",
     "class_sums",
+    "dice_metrics",
+    "dice_names",
     "logits_and_labels",
     "recognised",
+    "study_dice",
 ]

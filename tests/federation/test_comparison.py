@@ -1,6 +1,7 @@
 """A comparison: fair cells, no finished cell repeated, the same bytes whatever happens."""
 
 import csv
+import json
 import multiprocessing
 import os
 import signal
@@ -84,7 +85,8 @@ def test_a_cell_is_the_file_with_another_method_and_seed(federation_file, tmp_pa
     assert changed.method.settings.forward == 0.5 and changed.file.rounds == 4
     assert fedavg.file.settings == {} and fedavg.method.name == "fedavg"
     for federation in (prox, own, changed, fedavg):
-        assert federation.file.reference is None and federation.file.runtime.workers == 1
+        assert federation.file.runtime.workers == 1
+        assert federation.file.reference == ("local" if federation is changed else None)  # where sites choose
         assert federation.file.sites == own.file.sites and federation.datalists is own.datalists
 
 
@@ -252,6 +254,27 @@ def test_a_failed_cell_is_named_the_others_go_on_and_the_command_tries_again(
     assert "1 of 2 cells are finished already." in capsys.readouterr().out
     assert snapshot(out / "cells/fedhelp") == done
     assert {row["method"] for row in csv.DictReader((out / "comparison.csv").open())} == set(method_names(methods))
+
+
+@pytest.mark.integration
+def test_a_site_may_deploy_its_local_only_network_and_it_is_trained_once(federation_file, tmp_path):
+    path = federation_file(preset="recommended", reference="local", rounds=1)
+    alone, _ = compare(path, "fedhelp", 1, tmp_path / "alone")
+    assert not (alone[0].folder / "reference").is_symlink()
+    plain = run_federation(load_federation(path), tmp_path / "run")
+    expected = plain.metrics_file.read_bytes()
+    assert alone[0].workspace.metrics_file.read_bytes() == expected
+    for workers in (1, 2):
+        watching = Watching()
+        out = tmp_path / f"{workers} workers"
+        both, failed = compare(path, "fedhelp,local,fedhelp@rounds=2", 1, out, workers, watching)
+        assert failed == {} and watching.seen[0] == "local, seed 3"  # the others need it
+        own, local, longer = both
+        assert (own.folder / "reference").resolve() == local.folder
+        assert not (longer.folder / "reference").is_symlink()  # two rounds of its own
+        assert own.workspace.metrics_file.read_bytes() == expected
+    assert json.loads((own.folder / "sites/clinic-a/deployed/meta.json").read_text())["choice"]["evidence"]["local"]
+    assert {row.model for row in own.workspace.final()} == {"surrogate", "proxy", "large", "global", "deployed"}
 
 
 @pytest.mark.integration

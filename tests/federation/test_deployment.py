@@ -50,7 +50,7 @@ def test_scores_of_several_classes_are_one_against_rest():
 def test_an_equal_or_slightly_better_network_does_not_displace_the_default():
     labels = [0, 1] * 12
     default = Candidate(("surrogate", "global"), table(labels, [0.4, 0.6] * 11 + [0.6, 0.4]))
-    slightly = Candidate(("local",), table(labels, [0.4, 0.6] * 11 + [0.6, 0.5]))
+    slightly = Candidate(("local",), table(labels, [0.6, 0.41] + [0.4, 0.6] * 11))
     choice = choose(COLUMNS, default, [Candidate(("global",), default.studies), slightly], seed=0)
     assert choice.default and choice.networks == ("surrogate", "global")
     assert choice.evidence["global"]["difference"] == 0
