@@ -18,8 +18,8 @@ from fedhelp_med.foundation import acquire, load_local_model, train_stand_in
 from fedhelp_med.report.summary import summarise
 from fedhelp_med.report.table import print_summary
 
-ROUNDS = 15
-STAND_IN_STEPS = 900
+ROUNDS = 10
+STAND_IN_STEPS = 700
 
 
 def run_demo(
@@ -49,7 +49,7 @@ def run_demo(
         else make_medmnist_sites(folder, data, seed=seed, public_zip=public)
     )
     _introduce(console, demo, data)
-    model = train_stand_in(demo.foundation, folder / "foundation", seed=seed, steps=STAND_IN_STEPS)
+    model = train_stand_in(demo.foundation, folder / "foundation", seed=seed, steps=STAND_IN_STEPS, threads=1)
     ledger = folder / "knowledge.sqlite"
     summary = acquire(demo.public, load_local_model(model), ledger)
     console.print(

@@ -6,6 +6,7 @@ from fedhelp_med.data.describe import ImageDescription, describe_image
 from fedhelp_med.data.icbm import make_icbm_sites
 from fedhelp_med.data.medmnist import make_medmnist_sites
 from fedhelp_med.data.splits import split_by_patient
+from fedhelp_med.data.tissue import make_tissue_sites
 
 __all__ = [
     "Datalist",
@@ -15,6 +16,7 @@ __all__ = [
     "describe_image",
     "make_icbm_sites",
     "make_medmnist_sites",
+    "make_tissue_sites",
     "read_datalist",
     "split_by_patient",
     "write_datalist",

@@ -43,11 +43,11 @@ class DemoData:
 
 @dataclass(frozen=True)
 class Study:
-    """One image file to be written."""
+    """One image file to be written; its label is a class index, or the content of a mask file of the same format."""
 
     content: bytes
     patient: str
-    label: int | None = None
+    label: int | bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,11 @@ def _write_set(folder: Path, study_set: StudySet) -> None:
                 image = f"images/{split}-{index:04d}{study_set.suffix}"
                 (temporary / image).write_bytes(study.content)
                 item: dict[str, Any] = {"image": image, "patient": study.patient}
-                if study.label is not None:
+                if isinstance(study.label, bytes):
+                    item["label"] = f"masks/{split}-{index:04d}{study_set.suffix}"
+                    (temporary / "masks").mkdir(exist_ok=True)
+                    (temporary / item["label"]).write_bytes(study.label)
+                elif study.label is not None:
                     item["label"] = study.label
                 splits[split].append(item)
         write_datalist(temporary / "datalist.json", name=study_set.name, classes=study_set.classes, splits=splits)

@@ -33,7 +33,7 @@ CELL_GROUPS: dict[str, tuple[str | None, ...]] = {
     ),
     "anterior": (
         None, "foundation", "training", "public", "testing",
-        "validation", "training", "foundation", "training", "testing",
+        "validation", "training", "foundation", "training", "foundation",
     ),
 }  # fmt: skip
 GROUPS = ("foundation", "public", "training", "validation", "testing")
@@ -112,9 +112,11 @@ class Anatomy:
     Args:
         template: ``3, X, Y, Z`` as from `load_template`.
         group: one of `GROUPS`.
+        slices: of a slab.
     """
 
-    def __init__(self, template: npt.NDArray[np.uint8], group: str):
+    def __init__(self, template: npt.NDArray[np.uint8], group: str, slices: int = SLAB_SLICES):
+        self.slices = slices
         self.cells = [cell for cell in cells() if cell.group == group]
         self.blocks = []
         for cell in self.cells:
@@ -135,14 +137,13 @@ class Anatomy:
                 break
         assert best is not None  # ATTEMPTS > 0
         index, grid, spacing, centre = best
-        maps = _sample(self.blocks[index], grid, spacing[2], centre[2])
+        maps = _sample(self.blocks[index], grid, spacing[2], centre[2], self.slices)
         y, z = self.cells[index].y[0], self.cells[index].z[0]
         # the template's affine: voxel (98, 134, 72) is the origin
         return Slab(maps, spacing, (centre[0] - 98, centre[1] + y - 134, centre[2] + z - 72))
 
-    @staticmethod
     def _place(
-        rng: np.random.Generator, cell: Cell, block: torch.Tensor
+        self, rng: np.random.Generator, cell: Cell, block: torch.Tensor
     ) -> tuple[npt.NDArray[np.float32], tuple[float, float, float], tuple[float, float, float]]:
         """Choose sampling points ``H, W, 2`` (x, y in voxels of the block) that all lie inside the block."""
         step = float(rng.uniform(0.9, 1.1))
@@ -158,7 +159,7 @@ class Anatomy:
         room = np.array(block.shape[:1:-1]) - 1.0  # the largest x and y index
         low, high = -points.min(axis=(0, 1)), room - points.max(axis=(0, 1))
         centre_x, centre_y = (float(value) for value in rng.uniform(low, high))
-        depth = thickness * (SLAB_SLICES - 1)
+        depth = thickness * (self.slices - 1)
         centre_z = float(rng.uniform(depth / 2, cell.z[1] - cell.z[0] - 1 - depth / 2))
         points += np.array([centre_x, centre_y])
         return points.astype(np.float32), (step, step, thickness), (centre_x, centre_y, centre_z)
@@ -172,10 +173,10 @@ class Anatomy:
 
 
 def _sample(
-    block: torch.Tensor, grid: npt.NDArray[np.float32], thickness: float, centre: float
+    block: torch.Tensor, grid: npt.NDArray[np.float32], thickness: float, centre: float, count: int
 ) -> npt.NDArray[np.float32]:
-    """Interpolate a block ``Z, 3, Y, X`` at the points of the grid in `SLAB_SLICES` slices: ``3, D, H, W``."""
-    heights = centre + (np.arange(SLAB_SLICES) - (SLAB_SLICES - 1) / 2) * thickness
+    """Interpolate a block ``Z, 3, Y, X`` at the points of the grid in `count` slices: ``3, D, H, W``."""
+    heights = centre + (np.arange(count) - (count - 1) / 2) * thickness
     lower = np.clip(np.floor(heights).astype(np.int64), 0, block.shape[0] - 2)
     weight = torch.from_numpy((heights - lower).astype(np.float32))[:, None, None, None]
     slices = torch.lerp(block[lower].float(), block[lower + 1].float(), weight) / 255
@@ -183,5 +184,5 @@ def _sample(
     points = (torch.from_numpy(grid) / size * 2 - 1)[None]
     stack = slices.flatten(0, 1)[None]  # one picture with D * 3 channels
     sampled = torch.nn.functional.grid_sample(stack, points, padding_mode="border", align_corners=True)
-    maps = sampled.reshape(SLAB_SLICES, len(MAPS), SLAB_SIZE, SLAB_SIZE).transpose(0, 1)
+    maps = sampled.reshape(count, len(MAPS), SLAB_SIZE, SLAB_SIZE).transpose(0, 1)
     return maps.contiguous().numpy()

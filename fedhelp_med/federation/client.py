@@ -231,7 +231,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         with torch.inference_mode(), eval_mode(self._global):
             for batch in loader:
                 images, labels = self.trainer.prepare_batch(batch, self.trainer.state.device)[:2]
-                yield as_categorical(self.trainer.inferer(images, self._global)), labels
+                yield as_categorical(self.evaluator.inferer(images, self._global)), labels
 
     def add_network(self, name: str, weights: Mapping[str, Tensor]) -> None:
         """Make another network of the site's own size known, e.g. the one that was trained on its data alone."""

@@ -53,6 +53,11 @@ class Federation:
         return sorted(self.file.sites, key=lambda site: site.name)
 
     @property
+    def is_segmentation(self) -> bool:
+        """Whether the labels are masks."""
+        return any(datalist.is_segmentation for datalist in self.datalists.values())
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the task's classes; numbers where no datalist names them."""
         named = next((datalist.classes for datalist in self.datalists.values() if datalist.classes), None)

@@ -10,6 +10,7 @@ from monai.bundle import ConfigParser
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.data import describe_image
 from fedhelp_med.federation.config import Site
+from fedhelp_med.federation.labels import check_labels
 from fedhelp_med.federation.loading import Federation
 from fedhelp_med.methods import Role
 from fedhelp_med.networks import named_module
@@ -25,8 +26,9 @@ def task_constants(federation: Federation) -> dict[str, Any]:
     image of each site.
 
     Raises:
-        InputError: when the sites' images have different channels.
+        InputError: when the sites' images have different channels, or the labels do not fit the bundle.
     """
+    check_labels(federation)
     bundle = ConfigParser.load_config_file(str(federation.bundle / "configs" / "train.json"))
     overrides = federation.file.overrides
     spatial_dims = overrides.get("spatial_dims", bundle.get("spatial_dims", 2))
@@ -110,7 +112,7 @@ def _check_network(
         named_module(network, parser[head_key])
     except InputError as error:
         raise InputError(f"{where.removesuffix('.network')}.{error}") from None
-    size = parser.get("image_size")
+    size = parser.get_parsed_content("roi_size" if parser.get("roi_size") is not None else "image_size", default=None)
     if size is None:
         return
     image = torch.zeros(1, parser.get_parsed_content("in_channels"), *size)
@@ -123,6 +125,12 @@ def _check_network(
             f"{where}: fails on an image of shape {tuple(image.shape)} ({reason}); "
             "correct in_channels, spatial_dims or overrides.image_size"
         ) from None
+    spatial = tuple(image.shape[2:]) if federation.is_segmentation else ()
+    if tuple(output.shape[2:]) != spatial:
+        raise InputError(
+            f"{where}: gives an output of shape {tuple(output.shape)} for an image of shape {tuple(image.shape)}; "
+            f"take a network that answers {'each position' if spatial else 'each image once'}, or another bundle"
+        )
     classes = len(parser.get_parsed_content("class_names"))
     if output.shape[1] != classes and not (classes == 2 and output.shape[1] == 1):
         raise InputError(

@@ -27,6 +27,8 @@ class PublicKnowledge:
             datalist has labels, ``knowledge`` (`K` or `K, H, W[, D]`) if there is a ledger.
         channels: K, the classes of the model, else of the public labels.
         classes: their names.
+        spatial_size: `H, W[, D]` of the answers, to which the public images have to be resized; None without a ledger
+            or where an answer is one vector per image.
         model_name: name and version of the model, None without a ledger.
 
     Raises:
@@ -60,7 +62,9 @@ class PublicKnowledge:
                 f"{public.path} has no labels and there is no ledger, so there is nothing to learn from: "
                 "make a ledger with `fedhelp foundation acquire`, or add labels"
             )
-        self.channels = int(self.items[0]["knowledge"].shape[0]) if self.model_name else len(self.classes)
+        answer_shape = self.items[0]["knowledge"].shape if self.model_name else (len(self.classes),)
+        self.channels, *spatial = map(int, answer_shape)
+        self.spatial_size = tuple(spatial) or None
 
 
 def _item(entry: Mapping[str, Any]) -> dict[str, Any]:

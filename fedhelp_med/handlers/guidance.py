@@ -6,12 +6,13 @@ from typing import Any, Literal
 import torch
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.handlers.schedule import Schedule
 from fedhelp_med.handlers.term import LossTerm
-from fedhelp_med.losses import ForwardDistillationLoss
+from fedhelp_med.losses import ForwardDistillationLoss, class_indices
 from fedhelp_med.networks import FeatureTap, auxiliary_head, frozen_statistics
 
 KNOWLEDGE = "knowledge"
@@ -39,7 +40,8 @@ class FoundationGuidance(LossTerm):
         knowledge_weight: lambda.
         temperature: T.
         target: ``auxiliary`` or ``task``.
-        label_loss: the supervised loss on public labels; cross-entropy by default.
+        label_loss: the supervised loss on public labels (``B``, or masks ``B, 1, spatial``); by default cross-entropy,
+            averaged over images and positions.
 
     Raises:
         InputError: for an unknown ``target`` or ``head``, or a batch with neither labels nor knowledge.
@@ -68,7 +70,7 @@ class FoundationGuidance(LossTerm):
         self.head_name = head
         self.knowledge_weight = knowledge_weight
         self.distillation = ForwardDistillationLoss(temperature)
-        self.label_loss = nn.CrossEntropyLoss() if label_loss is None else label_loss
+        self.label_loss = label_loss
         self._batches: Iterator[dict[str, Any]] = iter(())
         self.auxiliary: nn.Module | None = None
         if target == "auxiliary":
@@ -87,13 +89,19 @@ class FoundationGuidance(LossTerm):
         logits = self._logits(image)
         terms: list[Tensor] = []
         if Keys.LABEL in batch:
-            terms.append(self.label_loss(logits, torch.as_tensor(batch[Keys.LABEL]).to(logits.device)))
+            terms.append(self._supervised(logits, torch.as_tensor(batch[Keys.LABEL]).to(logits.device)))
         if KNOWLEDGE in batch and self.knowledge_weight != 0:
             knowledge = torch.as_tensor(batch[KNOWLEDGE]).to(logits.device, logits.dtype)
             terms.append(self.knowledge_weight * self.distillation(logits, knowledge))
         if not terms:
             raise InputError("public batch: it has neither a label nor the foundation model's knowledge to learn from")
         return torch.stack(terms).sum()
+
+    def _supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.label_loss is None:
+            return cross_entropy(logits, class_indices(labels, logits))
+        loss: Tensor = self.label_loss(logits, labels)
+        return loss
 
     def _logits(self, image: Tensor) -> Tensor:
         with frozen_statistics(self.network):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fedhelp_med.handlers.guidance import KNOWLEDGE, cycled
-from fedhelp_med.losses import ForwardDistillationLoss, as_categorical
+from fedhelp_med.losses import ForwardDistillationLoss, as_categorical, class_indices
 
 GATE = "gate"
 """The signal by which a server says whether the public knowledge fits the task."""
@@ -64,7 +64,7 @@ class PublicWarmStart:
                 knowledge = torch.as_tensor(batch[KNOWLEDGE]).to(logits.device, logits.dtype)
                 loss = distillation(logits, as_categorical(knowledge))
             else:
-                loss = cross_entropy(logits, torch.as_tensor(batch["label"]).to(logits.device))
+                loss = cross_entropy(logits, class_indices(torch.as_tensor(batch["label"]), logits))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

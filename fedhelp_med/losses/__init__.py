@@ -8,7 +8,7 @@ and positions, so that a weight means the same for classification and for 2-D an
 """
 
 from fedhelp_med.losses.forward import ForwardDistillationLoss
-from fedhelp_med.losses.logits import as_categorical, check_pair
+from fedhelp_med.losses.logits import as_categorical, check_pair, class_indices
 from fedhelp_med.losses.ranking import ListMLELoss, MarginRankingLoss, RankNetLoss, ranking_loss
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "RankNetLoss",
     "as_categorical",
     "check_pair",
+    "class_indices",
     "ranking_loss",
 ]

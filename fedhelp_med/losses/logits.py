@@ -32,6 +32,16 @@ def as_categorical(logits: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(logits), logits], dim=1)
 
 
+def class_indices(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return labels as torch's cross-entropy takes them: ``B``, or ``B, spatial`` for dense logits.
+
+    Args:
+        labels: class indices, ``B``, ``B, spatial``, or with a channel, ``B, 1[, spatial]``.
+        logits: ``B, C[, spatial]``.
+    """
+    return (labels.squeeze(1) if labels.ndim == logits.ndim else labels).to(logits.device, torch.int64)
+
+
 def check_pair(student: Tensor, teacher: Tensor) -> None:
     """Refuse two tensors of different shapes, which torch would broadcast to a plausible number.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.handlers import KNOWLEDGE
-from fedhelp_med.losses import ForwardDistillationLoss, as_categorical
+from fedhelp_med.losses import ForwardDistillationLoss, as_categorical, class_indices
 from fedhelp_med.methods.base import Server
 
 Batches = Iterator[dict[str, Any]]
@@ -111,7 +111,8 @@ def _train(
         teacher = target(image, knowledge)
         terms = [] if teacher is None else [distillation(as_categorical(logits), as_categorical(teacher))]
         if labels and "label" in batch:
-            terms.append(supervised(as_categorical(logits), torch.as_tensor(batch["label"])))
+            indices = class_indices(torch.as_tensor(batch["label"]), logits)
+            terms.append(supervised(as_categorical(logits), indices))
         optimizer.zero_grad()
         torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()

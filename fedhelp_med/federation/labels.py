@@ -1,0 +1,79 @@
+"""Whether the sites' labels are of the kind that the bundle learns from, before anything is written."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.bundle import ConfigParser
+from monai.transforms import LoadImage
+
+from fedhelp_med.common.errors import InputError
+from fedhelp_med.data import describe_image
+from fedhelp_med.federation.loading import Federation
+
+
+def check_labels(federation: Federation) -> None:
+    """Refuse masks for a classification bundle, class indices for a segmentation bundle, and unsuitable masks.
+
+    What the bundle learns from is the format of its output in ``metadata.json``; a bundle without one may learn from
+    either. Of every site the first training mask is read.
+
+    Raises:
+        InputError: naming the site and what to change.
+    """
+    kinds = {name: datalist.is_segmentation for name, datalist in federation.datalists.items()}
+    if len(set(kinds.values())) > 1:
+        masks, indices = (", ".join(name for name in kinds if kinds[name] is kind) for kind in (True, False))
+        raise InputError(
+            f"sites.data: the labels of {masks} are masks, those of {indices} are class indices or missing; "
+            "give all sites one kind"
+        )
+    expected = _output_format(federation.bundle)
+    if expected is not None and federation.is_segmentation != (expected == "segmentation"):
+        have, need = ("masks", "class indices") if federation.is_segmentation else ("class indices or missing", "masks")
+        raise InputError(
+            f"bundle: {federation.bundle.name} learns from {need}, but the sites' labels are {have}; "
+            "name another bundle or change the datalists"
+        )
+    if not federation.is_segmentation:
+        return
+    for name, datalist in federation.datalists.items():
+        if datalist.classes is None:
+            raise InputError(
+                f"sites ({name}).data: the datalist does not name the classes of its masks; "
+                'declare them: "labels": {"0": "background", "1": "lesion"}'
+            )
+        item = datalist.splits["training"][0]
+        _check_mask(name, Path(item["image"]), Path(item["label"]), len(datalist.classes))
+
+
+def _output_format(bundle: Path) -> str | None:
+    metadata = bundle / "configs" / "metadata.json"
+    if not metadata.is_file():
+        return None
+    content: dict[str, Any] = ConfigParser.load_config_file(str(metadata))
+    outputs: dict[str, dict[str, Any]] = content.get("network_data_format", {}).get("outputs", {})
+    return next((str(output["format"]) for output in outputs.values() if "format" in output), None)
+
+
+def _check_mask(site: str, image: Path, mask: Path, classes: int) -> None:
+    try:
+        values = np.asarray(LoadImage(image_only=True)(str(mask)))
+    except Exception as error:  # readers raise whatever their libraries raise
+        raise InputError(f"sites ({site}).data: the mask {mask} cannot be read ({error}); replace it") from error
+    found = np.unique(values)
+    if not np.isin(found, np.arange(classes)).all():
+        shown = ", ".join(f"{value:g}" for value in found[:6]) + (", ..." if len(found) > 6 else "")
+        raise InputError(
+            f"sites ({site}).data: the mask {mask} holds the values {shown}; "
+            f"write class indices 0 to {classes - 1}, or declare more `labels`"
+        )
+    own = values.shape
+    while len(own) > 2 and own[-1] == 1:
+        own = own[:-1]
+    shape = describe_image(image, min(len(own), 3)).shape
+    if own != shape[: len(own)]:
+        raise InputError(
+            f"sites ({site}).data: the mask {mask} has the shape {values.shape}, its image {shape}; "
+            "make a mask of the image's size"
+        )
