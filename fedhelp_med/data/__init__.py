@@ -1,5 +1,6 @@
 """A site's data: datalists, descriptions, patient-level splits, and the demo's sites."""
 
+from fedhelp_med.data.bloodcells import make_blood_cell_sites
 from fedhelp_med.data.datalist import Datalist, read_datalist, write_datalist
 from fedhelp_med.data.demo import DemoData, DemoSite
 from fedhelp_med.data.describe import ImageDescription, describe_image
@@ -14,6 +15,7 @@ __all__ = [
     "DemoSite",
     "ImageDescription",
     "describe_image",
+    "make_blood_cell_sites",
     "make_icbm_sites",
     "make_medmnist_sites",
     "make_tissue_sites",

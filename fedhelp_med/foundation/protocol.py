@@ -98,7 +98,7 @@ class InputSpec:
         Raises:
             InputError: if the file cannot be read.
         """
-        channels, *size = _read(path, spatial_dims).shape
+        channels, *size = read_image(path, spatial_dims).shape
         return cls(channels, tuple(size))
 
     def preprocess(self, path: str | Path) -> Array:
@@ -117,7 +117,7 @@ class InputSpec:
         Raises:
             InputError: if the file cannot be read, or a pixel is not a finite number.
         """
-        return self._fit(_read(path, len(self.size)))
+        return self._fit(read_image(path, len(self.size)))
 
     def _fit(self, pixels: Array) -> Array:
         image = ToChannels(self.channels)(pixels)
@@ -246,7 +246,7 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _read(path: str | Path, spatial_dims: int) -> Array:
+def read_image(path: str | Path, spatial_dims: int) -> Array:
     """Read an image as float32 `C, H, W[, D]`."""
     channel_dim = describe_image(Path(path), spatial_dims).channel_dim
     try:

@@ -17,10 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics import compute_roc_auc
-from monai.networks.nets import DenseNet
 from torch import nn
-from torch.nn.functional import cross_entropy, one_hot
 
 from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.common.files import replacing, write_json
@@ -28,6 +25,7 @@ from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.data.datalist import Datalist, read_datalist
 from fedhelp_med.foundation.local import DESCRIPTION
 from fedhelp_med.foundation.protocol import InputSpec
+from fedhelp_med.foundation.standin_tasks import ClassTask, MaskTask, StandInTask
 
 NOTE = "A stand-in trained for demonstration and tests. It is not a medical foundation model."
 LEARNING_RATE = 1e-3
@@ -37,7 +35,7 @@ SMALLEST = 16  # pixels that remain one pixel after the network's four halvings
 
 @dataclass(frozen=True)
 class _Images:
-    """Preprocessed images `N, C, H, W` with class indices `N`."""
+    """Preprocessed images `N, C, H, W` with class indices `N` or masks `N, 1, H, W`."""
 
     pixels: torch.Tensor
     labels: torch.Tensor
@@ -63,8 +61,9 @@ def train_stand_in(
     input: InputSpec | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Train a stand-in classifier, unless ``out`` holds the one that the same arguments and images gave.
+    """Train a stand-in, unless ``out`` holds the one that the same arguments and images gave.
 
+    Class indices as labels give a classifier, masks a network that answers at each pixel (``mask logits``).
     Adam with a cosine decay of the learning rate, random flips in the plane. The same images, arguments and machine
     give the same weights.
 
@@ -82,25 +81,27 @@ def train_stand_in(
         The path of ``foundation.json``.
 
     Raises:
-        InputError: if an image has no class index as label, there are fewer than two classes or one without a
-            training image, or the input is not two-dimensional with 16 pixels or more along each axis.
+        InputError: if an image has no label, there are fewer than two classes or one without a training image, a mask
+            does not fit the classes, or the input is not two-dimensional with 16 pixels or more along each axis.
     """
     source = read_datalist(datalist)
     spec = input or InputSpec.like(source.splits["training"][0]["image"], spatial_dims=2)
     classes = source.classes or tuple(map(str, range(source.class_count or 0)))
-    _check(source, classes, spec)
-    training = _load(source, "training", spec)
-    validation = _load(source, "validation", spec) if source.splits.get("validation") else None
-    description = _describe(source.name, classes, spec, training, validation)
+    task: StandInTask = MaskTask() if source.is_segmentation else ClassTask()
+    _check(source, classes, spec, task)
+    training = _load(source, "training", spec, task, len(classes))
+    _check_classes(source, classes, training)
+    validation = _load(source, "validation", spec, task, len(classes)) if source.splits.get("validation") else None
+    description = _describe(source.name, classes, spec, training, validation) | {"kind": task.kind}
     provenance = description["provenance"]
     provenance |= {"seed": seed, "steps": steps, "batch_size": batch_size, "threads": threads}
     file = out / DESCRIPTION
     if _is_same(file, description):
         return file
     with _reproducible(derive_seed(seed, "stand-in"), threads):
-        network = _network(spec.channels, len(classes))
-        _train(network, training, steps, batch_size, progress)
-        provenance["validation"] = None if validation is None else _measure(network, validation)
+        network = task.network(spec.channels, len(classes))
+        _train(network, training, task, steps, batch_size, progress)
+        provenance["validation"] = None if validation is None else _measure(network, validation, task)
         script = _script(network, training.pixels[:3])
     with replacing(out / TORCHSCRIPT) as temporary:
         temporary.write_bytes(script)
@@ -109,16 +110,19 @@ def train_stand_in(
     return file
 
 
-def _check(source: Datalist, classes: Sequence[str], spec: InputSpec) -> None:
+def _check(source: Datalist, classes: Sequence[str], spec: InputSpec, task: StandInTask) -> None:
     if len(spec.size) != 2 or min(spec.size) < SMALLEST:
         raise InputError(f"the input has the size {spec.size}: give `input` two axes of {SMALLEST} pixels or more")
     for split in ("training", "validation"):
         for entry in source.splits.get(split, ()):
-            if not isinstance(entry.get("label"), int):
-                raise InputError(f"{source.path}: {entry['image']} has no class index as label: a stand-in needs one")
+            if not task.fits(entry.get("label")):
+                raise InputError(f"{source.path}: {entry['image']} has no {task.what} as label: a stand-in needs one")
     if len(classes) < 2:
-        raise InputError(f"{source.path} has the classes {classes}: a classifier needs two or more")
-    present = {entry["label"] for entry in source.splits["training"]}
+        raise InputError(f"{source.path} declares the classes {classes}: a stand-in needs two or more")
+
+
+def _check_classes(source: Datalist, classes: Sequence[str], training: _Images) -> None:
+    present = set(np.unique(training.labels.numpy()).tolist())
     absent = [name for index, name in enumerate(classes) if index not in present]
     if absent:
         raise InputError(f"{source.path} has no training image of {', '.join(absent)}: a stand-in needs every class")
@@ -131,7 +135,6 @@ def _describe(
         "name": f"stand-in-{name}",
         "version": "1",
         "classes": list(classes),
-        "kind": "logits",
         "input": spec.to_dict(),
         "torchscript": TORCHSCRIPT,
         "provenance": {
@@ -146,22 +149,10 @@ def _describe(
     }
 
 
-def _network(channels: int, classes: int) -> nn.Module:
-    network: nn.Module = DenseNet(
-        spatial_dims=2,
-        in_channels=channels,
-        out_channels=classes,
-        init_features=32,
-        growth_rate=16,
-        block_config=(4, 4, 4),
-        norm=("group", {"num_groups": 4}),
-    )
-    return network
-
-
 def _train(
     network: nn.Module,
     images: _Images,
+    task: StandInTask,
     steps: int,
     batch_size: int,
     progress: Callable[[int, int], None] | None,
@@ -171,7 +162,8 @@ def _train(
     network.train()
     for step, chosen in zip(range(steps), _batches(len(images), batch_size), strict=False):
         optimizer.zero_grad(set_to_none=True)
-        loss = cross_entropy(network(_flipped(images.pixels[chosen])), images.labels[chosen])
+        pixels, labels = _flipped(images.pixels[chosen], images.labels[chosen])
+        loss = task.loss(network(pixels), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
@@ -189,23 +181,19 @@ def _batches(images: int, batch_size: int) -> Iterator[torch.Tensor]:
             yield order[first : first + size]
 
 
-def _flipped(pixels: torch.Tensor) -> torch.Tensor:
+def _flipped(pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     for axis in (2, 3):
         chosen = torch.rand(len(pixels), 1, 1, 1) < 0.5
         pixels = torch.where(chosen, pixels.flip(axis), pixels)
-    return pixels
+        if labels.ndim == pixels.ndim:
+            labels = torch.where(chosen, labels.flip(axis), labels)
+    return pixels, labels
 
 
-def _measure(network: nn.Module, images: _Images) -> dict[str, float | None]:
-    """Return accuracy and (macro-averaged) area under the ROC curve; None where a class has no image."""
+def _measure(network: nn.Module, images: _Images, task: StandInTask) -> dict[str, float | None]:
     with torch.inference_mode():
         logits = torch.cat([network(batch) for batch in torch.split(images.pixels, 64)])
-    classes = logits.shape[1]
-    accuracy = (logits.argmax(dim=1) == images.labels).double().mean().item()
-    auc = None
-    if len(set(images.labels.tolist())) == classes:
-        auc = float(compute_roc_auc(logits.softmax(dim=1), one_hot(images.labels, classes), average="macro"))
-    return {"accuracy": accuracy, "auc": auc}
+    return task.measure(logits, images.labels)
 
 
 def _script(network: nn.Module, example: torch.Tensor) -> bytes:
@@ -222,12 +210,12 @@ def _script(network: nn.Module, example: torch.Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _load(source: Datalist, split: str, spec: InputSpec) -> _Images:
+def _load(source: Datalist, split: str, spec: InputSpec, task: StandInTask, classes: int) -> _Images:
     entries = source.splits[split]
     pixels = np.empty((len(entries), *spec.shape), dtype=np.float32)
     for index, entry in enumerate(entries):
         pixels[index] = spec.preprocess(entry["image"])
-    return _Images(torch.from_numpy(pixels), torch.tensor([entry["label"] for entry in entries]))
+    return _Images(torch.from_numpy(pixels), task.labels(entries, spec, classes))
 
 
 def _is_same(file: Path, description: dict[str, Any]) -> bool:

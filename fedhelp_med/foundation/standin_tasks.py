@@ -1,0 +1,144 @@
+"""What a stand-in learns: the class of an image, or a class at each of its pixels."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from monai.losses import DiceCELoss
+from monai.metrics import compute_dice, compute_roc_auc
+from monai.networks.nets import BasicUNet, DenseNet
+from monai.transforms import Resize
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from fedhelp_med.common.errors import InputError
+from fedhelp_med.foundation.protocol import InputSpec, Kind, read_image
+
+NORM = ("group", {"num_groups": 4})
+
+
+class StandInTask(ABC):
+    """One kind of label: its network, its loss and its metrics.
+
+    Attributes:
+        kind: of the stand-in's answers.
+        what: what an image's label has to be.
+    """
+
+    kind: ClassVar[Kind]
+    what: ClassVar[str]
+
+    @abstractmethod
+    def fits(self, label: Any) -> bool:
+        """Whether a datalist's label is of this kind."""
+
+    @abstractmethod
+    def labels(self, entries: Sequence[Any], spec: InputSpec, classes: int) -> Tensor:
+        """Return the labels of a datalist's items as one tensor."""
+
+    @abstractmethod
+    def network(self, channels: int, classes: int) -> nn.Module:
+        """Return a new network, larger than a small site's."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the supervised loss, a scalar."""
+
+    @abstractmethod
+    def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
+        """Return metrics over all images."""
+
+
+class ClassTask(StandInTask):
+    """Labels are class indices, ``N``; answers are ``B, K``."""
+
+    kind = "logits"
+    what = "class index"
+
+    def fits(self, label: Any) -> bool:
+        """Whether it is a number."""
+        return isinstance(label, int)
+
+    def labels(self, entries: Sequence[Any], spec: InputSpec, classes: int) -> Tensor:
+        """Return ``N`` indices."""
+        return torch.tensor([entry["label"] for entry in entries])
+
+    def network(self, channels: int, classes: int) -> nn.Module:
+        """Return a DenseNet of about 180,000 parameters."""
+        network: nn.Module = DenseNet(
+            spatial_dims=2,
+            in_channels=channels,
+            out_channels=classes,
+            init_features=32,
+            growth_rate=16,
+            block_config=(4, 4, 4),
+            norm=NORM,
+        )
+        return network
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy."""
+        return cross_entropy(logits, labels)
+
+    def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
+        """Return accuracy and (macro-averaged) area under the ROC curve; None where a class has no image."""
+        classes = logits.shape[1]
+        accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
+        auc = None
+        if len(set(labels.tolist())) == classes:
+            auc = float(compute_roc_auc(logits.softmax(dim=1), one_hot(labels, classes), average="macro"))
+        return {"accuracy": accuracy, "auc": auc}
+
+
+class MaskTask(StandInTask):
+    """Labels are masks, ``N, 1, H, W``; answers are ``B, K, H, W``."""
+
+    kind = "mask logits"
+    what = "mask"
+
+    def __init__(self) -> None:
+        self._loss = DiceCELoss(to_onehot_y=True, softmax=True)
+
+    def fits(self, label: Any) -> bool:
+        """Whether it is a path."""
+        return isinstance(label, str)
+
+    def labels(self, entries: Sequence[Any], spec: InputSpec, classes: int) -> Tensor:
+        """Return ``N, 1, H, W`` indices, resized to the nearest pixel.
+
+        Raises:
+            InputError: for a mask that cannot be read, has several channels, or holds other values than the classes.
+        """
+        resize = Resize(spatial_size=spec.size, mode="nearest")
+        masks = torch.empty(len(entries), 1, *spec.size, dtype=torch.int64)
+        for index, entry in enumerate(entries):
+            path = Path(entry["label"])
+            values = read_image(path, len(spec.size))
+            if len(values) != 1 or not ((values >= 0) & (values < classes) & (values == values.round())).all():
+                raise InputError(
+                    f"{path} is no mask of {classes} classes: it needs one channel of class indices from 0"
+                )
+            masks[index] = torch.as_tensor(resize(values)).long()
+        return masks
+
+    def network(self, channels: int, classes: int) -> nn.Module:
+        """Return a UNet of about 900,000 parameters."""
+        network: nn.Module = BasicUNet(2, channels, classes, features=(24, 32, 64, 96, 128, 24), norm=NORM)
+        return network
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return Dice loss plus cross-entropy."""
+        loss: Tensor = self._loss(logits, labels)
+        return loss
+
+    def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
+        """Return pixel accuracy and the Dice coefficient, averaged over the images of each class but the first."""
+        classes = logits.shape[1]
+        predicted, expected = (
+            one_hot(indices.flatten(1), classes).movedim(-1, 1) for indices in (logits.argmax(1), labels)
+        )  # N, K, positions
+        dice = compute_dice(predicted, expected, include_background=False).nanmean()
+        accuracy = (logits.argmax(1) == labels[:, 0]).double().mean()
+        return {"accuracy": accuracy.item(), "dice_mean": None if dice.isnan() else dice.item()}
