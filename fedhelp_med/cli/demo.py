@@ -8,17 +8,16 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from fedhelp_med.cli.examples import Example, Task, make_example
 from fedhelp_med.cli.run import quieten, run_watched
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.files import write_text
-from fedhelp_med.data import DemoData, make_icbm_sites, make_medmnist_sites
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.federation.workspace import Workspace
 from fedhelp_med.foundation import acquire, load_local_model, train_stand_in
 from fedhelp_med.report.summary import summarise
 from fedhelp_med.report.table import print_summary
 
-ROUNDS = 10
 STAND_IN_STEPS = 700
 
 
@@ -27,6 +26,7 @@ def run_demo(
     data: Path | None,
     public: Path | None,
     *,
+    task: Task = "classification",
     seed: int,
     rounds: int | None,
     workers: int | None,
@@ -39,28 +39,30 @@ def run_demo(
     workspace = Workspace(out)
     if workspace.federation_file.is_file() and not resume:
         raise InputError(f"{out}: holds a run already; go on with --resume, or choose another --out")
-    if public is not None and data is None:
-        raise InputError(f"--public {public}: goes with --data; name a MedMNIST .npz file as well")
 
     folder = out / "data"
-    demo = (
-        make_icbm_sites(folder, seed=seed)
-        if data is None
-        else make_medmnist_sites(folder, data, seed=seed, public_zip=public)
+    example = make_example(task, folder, data, public, seed)
+    _introduce(console, example)
+    model = train_stand_in(
+        example.data.foundation,
+        folder / "foundation",
+        seed=seed,
+        steps=STAND_IN_STEPS,
+        batch_size=example.stand_in_batch,
+        threads=1,
+        input=example.stand_in_input,
     )
-    _introduce(console, demo, data)
-    model = train_stand_in(demo.foundation, folder / "foundation", seed=seed, steps=STAND_IN_STEPS, threads=1)
     ledger = folder / "knowledge.sqlite"
-    summary = acquire(demo.public, load_local_model(model), ledger)
+    summary = acquire(example.data.public, load_local_model(model), ledger)
     console.print(
-        f"Foundation model: a stand-in (a larger network trained on blocks that no site has), asked once about "
+        f"Foundation model: a stand-in (a larger network trained on data that no site has), asked once about "
         f"{summary.asked + summary.already_known} public images.",
         highlight=False,
         soft_wrap=True,
     )
 
     path = folder / "federation.yaml"
-    write_text(path, _federation_text(demo, folder, data, seed, rounds or ROUNDS))
+    write_text(path, _federation_text(example, folder, seed, rounds or example.rounds))
     if workers is None:
         workers = min(2, os.cpu_count() or 1)
     federation = load_federation(path)
@@ -70,25 +72,27 @@ def run_demo(
     console.print(f"Results: {out}", highlight=False, soft_wrap=True)
 
 
-def _introduce(console: Console, demo: DemoData, data: Path | None) -> None:
-    counts = {role: sum(site.role == role for site in demo.sites) for role in ("small", "large")}
-    what = "simulated lesions on the ICBM 2009 brain template" if data is None else f"images of {data.name}"
-    console.print(f"Sites: {counts['small']} small, {counts['large']} large; {what}.", highlight=False)
+def _introduce(console: Console, example: Example) -> None:
+    counts = {role: sum(site.role == role for site in example.data.sites) for role in ("small", "large")}
+    console.print(f"Sites: {counts['small']} small, {counts['large']} large; {example.what}.", highlight=False)
 
 
-def _federation_text(demo: DemoData, folder: Path, data: Path | None, seed: int, rounds: int) -> str:
+def _federation_text(example: Example, folder: Path, seed: int, rounds: int) -> str:
     content: dict[str, Any] = {
-        "name": "demo (simulated lesions)" if data is None else f"demo ({data.stem})",
+        "name": example.title,
         "seed": seed,
         "rounds": rounds,
+        "local_epochs": example.local_epochs,
         "method": "fedhelp",
         "preset": "recommended",
-        "bundle": "fedhelp_classification",
-        "public": {"data": _relative(demo.public, folder)},
+        "bundle": example.bundle,
+        "overrides": dict(example.overrides),
+        "public": {"data": _relative(example.data.public, folder)},
         "foundation": {"ledger": "knowledge.sqlite"},
         "reference": "local",
         "sites": [
-            {"name": site.name, "role": site.role, "data": _relative(site.datalist, folder)} for site in demo.sites
+            {"name": site.name, "role": site.role, "data": _relative(site.datalist, folder)}
+            for site in example.data.sites
         ],
     }
     return yaml.safe_dump(content, sort_keys=False)

@@ -48,9 +48,18 @@ _debug = False
 @app.command()
 def demo(
     out: OutOption = Path("demo-run"),
-    data: Annotated[Path | None, typer.Option(help="A MedMNIST .npz file instead of the brain template.")] = None,
+    task: Annotated[
+        Literal["classification", "segmentation"], typer.Option(help="Find lesions, or outline brain tissue.")
+    ] = "classification",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of the brain template: a MedMNIST .npz file; for segmentation a folder of blood cells."
+        ),
+    ] = None,
     public: Annotated[
-        Path | None, typer.Option(help="With --data: a zip of labelled images, one folder a class, as public set.")
+        Path | None,
+        typer.Option(help="With --data, as public set: a zip of one folder a class; for segmentation a second folder."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; default as documented.")] = None,
@@ -60,7 +69,7 @@ def demo(
     """Make small and large demo sites, let them train together, and show who gained what."""
     from fedhelp_med.cli.demo import run_demo
 
-    run_demo(out, data, public, seed=seed, rounds=rounds, workers=workers, resume=resume)
+    run_demo(out, data, public, task=task, seed=seed, rounds=rounds, workers=workers, resume=resume)
 
 
 @app.command()

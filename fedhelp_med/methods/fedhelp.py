@@ -74,7 +74,7 @@ RECOMMENDED: Mapping[str, Any] = {
     "forward_gated": True,
     "ranking": 0.1,
     "warm_start": 600,
-    "large_warm_start": 200,
+    "large_warm_start": 500,
     "server_steps": 10,
     "average": True,
     "choose": True,
