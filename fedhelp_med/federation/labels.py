@@ -30,7 +30,7 @@ def check_labels(federation: Federation) -> None:
         )
     expected = _output_format(federation.bundle)
     if expected is not None and federation.is_segmentation != (expected == "segmentation"):
-        have, need = ("masks", "class indices") if federation.is_segmentation else ("class indices or missing", "masks")
+        need, have = ("class indices", "masks") if federation.is_segmentation else ("masks", "class indices or missing")
         raise InputError(
             f"bundle: {federation.bundle.name} learns from {need}, but the sites' labels are {have}; "
             "name another bundle or change the datalists"

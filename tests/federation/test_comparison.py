@@ -22,9 +22,10 @@ from fedhelp_med.common.errors import InputError
 from fedhelp_med.federation.comparison import make_cells, method_names, run_cells
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.federation.runner import run_federation
+from fedhelp_med.methods import METHODS
 from fedhelp_med.report.comparison import read_results
 
-METHODS = "local,fedavg@rounds=1,fedhelp"
+COMPARED = "local,fedavg@rounds=1,fedhelp"
 COMMAND = "import sys; from fedhelp_med.cli.main import main; sys.argv[0] = 'fedhelp'; main()"
 
 
@@ -51,7 +52,7 @@ def compare(path, methods, seeds, out, workers=1, observer=None):
     return cells, failed
 
 
-def arguments(path, out, *more, methods=METHODS):
+def arguments(path, out, *more, methods=COMPARED):
     return ["compare", str(path), "--methods", methods, "--seeds", "2", "--out", str(out), *more]
 
 
@@ -81,7 +82,8 @@ def test_a_cell_is_the_file_with_another_method_and_seed(federation_file, tmp_pa
     prox, own, changed, fedavg = (cell.federation for cell in cells[:4])
     assert prox.method.settings.mu == 0.5 and prox.file.settings == {"mu": 0.5}
     assert own.method.settings.forward == 0.5 and own.method.settings.ranking == 0.2
-    assert changed.method.settings.warm_start == 800 and changed.method.settings.ranking == 0
+    recommended = METHODS["fedhelp"].presets["recommended"]
+    assert changed.method.settings.decay == recommended["decay"] < 1 and changed.method.settings.ranking == 0
     assert changed.method.settings.forward == 0.5 and changed.file.rounds == 4
     assert fedavg.file.settings == {} and fedavg.method.name == "fedavg"
     for federation in (prox, own, changed, fedavg):
@@ -127,7 +129,7 @@ def test_the_command_line_refuses_an_unknown_method_with_status_2(federation_fil
 @pytest.mark.integration
 def test_killed_half_way_and_started_again_no_cell_is_repeated(federation_file, tmp_path, monkeypatch, capsys):
     path = federation_file()
-    compare(path, METHODS, 2, tmp_path / "undisturbed")
+    compare(path, COMPARED, 2, tmp_path / "undisturbed")
     expected = (tmp_path / "undisturbed/comparison.csv").read_bytes()
 
     out = tmp_path / "out"

@@ -129,7 +129,7 @@ def test_below_the_quorum_the_run_stops_and_can_go_on(federation_file, tmp_path)
     path = federation_file(aggregation={"minimum_sites": 4})
     federation = load_federation(path)
     expected = run(path, tmp_path / "undisturbed")
-    image = tmp_path / "sites/hospital-b/images/training-0.png"
+    image = tmp_path / "sites/hospital-b/images/training-1.png"
     pixels = image.read_bytes()
     image.write_bytes(b"damaged")
     with pytest.raises(FedHelpError, match=r"round 1: 3 of 4 sites finished .*minimum_sites is 4.*--resume"):
