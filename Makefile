@@ -6,7 +6,7 @@ OUT    ?= demo-run
 
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test lint unit setup benchmark clean
+.PHONY: demo test lint unit setup benchmark weights clean
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,17 @@ unit: setup
 
 benchmark: setup
 	$(BIN)/python -m pytest -s -m benchmark tests/benchmarks
+
+# The shipped weights of the classification bundle: the global network of a demo run in $(OUT).
+BUNDLE := bundles/fedhelp_classification
+weights: setup
+	test -f $(OUT)/testing.json || $(BIN)/fedhelp demo --out $(OUT)
+	$(BIN)/python -c "import sys, torch, safetensors.torch as s; \
+	  torch.save({'model': s.load_file(sorted(sys.argv[1:])[-1])}, '$(BUNDLE)/models/model.pt')" \
+	  $(OUT)/global/round-*/model.safetensors
+	cd $(BUNDLE) && $(abspath $(BIN))/python -m monai.bundle ckpt_export network_def --filepath models/model.ts \
+	  --ckpt_file models/model.pt --meta_file configs/metadata.json --config_file configs/inference.json \
+	  --key_in_ckpt model
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
