@@ -221,3 +221,34 @@ def test_only_the_last_two_rounds_of_personal_state_are_kept(federation_file, tm
     run(federation_file(rounds=4), tmp_path / "run")
     kept = sorted(path.name for path in (tmp_path / "run/sites/hospital-a").glob("round-*"))
     assert kept == ["round-0003", "round-0004"]
+
+
+@pytest.mark.parametrize("policy", ["average", "keep-local"])
+def test_batch_norm_of_a_network_of_ones_own(federation_file, tmp_path, policy):
+    network = {
+        "_target_": "monai.networks.nets.DenseNet",
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 2,
+        "init_features": 4,
+        "growth_rate": 4,
+        "block_config": [1, 1],
+    }
+    path = federation_file(
+        overrides={"image_size": [16, 16], "batch_size": 4},
+        roles={"small": {"network": network, "head": "class_layers.out"}},
+        aggregation={"batch_norm": policy},
+        rounds=1,
+    )
+    workspace = run_federation(load_federation(path), tmp_path / "run")
+    shared = load_file(tmp_path / "run/global/round-0001/model.safetensors")
+    statistics = [key for key in shared if "running_mean" in key or "num_batches" in key]
+    assert bool(statistics) == (policy == "average")
+    assert any("conv" in key for key in shared)
+    if policy == "average":
+        shares = json.loads((tmp_path / "run/global/round-0001/meta.json").read_text())["weights"]
+        key = next(key for key in statistics if "running_mean" in key)
+        folders = {name: tmp_path / f"run/sites/{name}/round-0001/update.safetensors" for name in shares}
+        mean = sum(share * load_file(folders[name])[key].double() for name, share in shares.items())
+        torch.testing.assert_close(shared[key].double(), mean, rtol=1e-6, atol=1e-7)
+    assert {row.model for row in workspace.rows() if row.split == "testing"} >= {"surrogate", "proxy", "deployed"}
