@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -16,40 +16,15 @@ from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.common.files import write_json
 from fedhelp_med.federation.aggregate import aggregate, site_weights
 from fedhelp_med.federation.config import FederationFile, Site
-from fedhelp_med.federation.hosts import Outcome, open_hosts
+from fedhelp_med.federation.hosts import open_hosts
 from fedhelp_med.federation.loading import Federation, load_federation, local_layers, naming, save_federation
+from fedhelp_med.federation.observer import Observer, Silent
 from fedhelp_med.federation.server import Counts, Server
 from fedhelp_med.federation.site import ClientFactory, SiteJob, SiteReport, fedhelp_client
 from fedhelp_med.federation.state import save_tensors
 from fedhelp_med.federation.task import check_networks, site_overlay, task_constants
 from fedhelp_med.federation.workspace import Row, Workspace, key_results
 from fedhelp_med.methods import create_method
-
-
-class Observer(Protocol):
-    """Who watches a run: a progress bar, a log, nobody."""
-
-    def started(self, title: str, done: int, rounds: int, sites: int) -> None:
-        """The run of a method begins, with ``done`` of ``rounds`` rounds behind it."""
-
-    def site_done(self, number: int, site: str, step: str, outcome: Outcome) -> None:
-        """A site finished ``train``, ``evaluate`` or ``test`` in round ``number``."""
-
-    def round_done(self, number: int, rows: list[Row]) -> None:
-        """A round is committed."""
-
-
-class Silent:
-    """An observer that says nothing."""
-
-    def started(self, title: str, done: int, rounds: int, sites: int) -> None:
-        """Say nothing."""
-
-    def site_done(self, number: int, site: str, step: str, outcome: Outcome) -> None:
-        """Say nothing."""
-
-    def round_done(self, number: int, rows: list[Row]) -> None:
-        """Say nothing."""
 
 
 def run_federation(

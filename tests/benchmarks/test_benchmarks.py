@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from fedhelp_med.engines import ReciprocalTrainer
 from fedhelp_med.federation.aggregate import aggregate
 from fedhelp_med.federation.loading import load_federation
-from fedhelp_med.federation.runner import Silent, run_federation
+from fedhelp_med.federation.observer import Silent
+from fedhelp_med.federation.runner import run_federation
 from fedhelp_med.federation.site import SiteReport
 from fedhelp_med.federation.workspace import Workspace
 from fedhelp_med.handlers import ForwardDistillation, RankingDistillation
