@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from PIL import Image
 
 SEGMENTATION = Path(__file__).parents[1] / "bundles" / "fedhelp_segmentation"
 CLASSES = ("background", "grey block", "bright block")
@@ -12,6 +13,7 @@ TINY = {
     "image_size": [16, 16],
     "roi_size": [16, 16],
     "batch_size": 4,
+    "epoch_size": 0,
     "network_def#features": [4, 4, 4, 4, 8, 4],
     "large_network_def#features": [8, 8, 8, 8, 8, 8],
 }
@@ -49,3 +51,17 @@ def write_mask_site(
     path = folder / "datalist.json"
     path.write_text(json.dumps({key: value for key, value in content.items() if value}))
     return path
+
+
+def write_crops(folder: Path, count: int, seed: int = 0, size: int = 20) -> Path:
+    """Write a folder of blood-cell crops: a square nucleus in a square of cytoplasm."""
+    rng = np.random.default_rng(seed)
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True)
+    for index in range(count):
+        mask = np.zeros((size, size + index % 3), np.uint8)
+        mask[4:14, 4:14], mask[6:10, 6:10] = 1, 2
+        pixels = rng.integers(0, 60, (*mask.shape, 3)) + 60 * mask[..., None]
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / f"{index:03d}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{index:03d}.png")
+    return folder

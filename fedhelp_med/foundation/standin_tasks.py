@@ -124,8 +124,8 @@ class MaskTask(StandInTask):
         return masks
 
     def network(self, channels: int, classes: int) -> nn.Module:
-        """Return a UNet of about 900,000 parameters."""
-        network: nn.Module = BasicUNet(2, channels, classes, features=(24, 32, 64, 96, 128, 24), norm=NORM)
+        """Return a UNet of about 460,000 parameters."""
+        network: nn.Module = BasicUNet(2, channels, classes, features=(16, 24, 48, 64, 96, 16), norm=NORM)
         return network
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def tiny_bundle(tmp_path) -> Path:
             if last and section in content:
                 content[section][last] = value
         if name == "train.json":
-            content |= {"max_epochs": 2, "batch_size": 4}
+            content |= {"max_epochs": 2, "batch_size": 4, "epoch_size": 0}
         path.write_text(json.dumps(content))
     return copy
 
@@ -226,12 +226,31 @@ def test_validation_covers_the_whole_image_in_windows(tmp_path):
     assert evaluator.state.metrics["dice_mean"] > 0.9
 
 
+def test_a_site_with_few_images_draws_each_several_times_in_an_epoch(tmp_path):
+    folder = write_mask_site(tmp_path / "a", training=4).parent
+    parser = ConfigParser()
+    parser.read_config(str(SEGMENTATION / "configs/train.json"))
+    parser.update({**TINY, "dataset_dir": str(folder), "epoch_size": 10, "class_names": CLASSES})
+    loader = parser.get_parsed_content("train#dataloader")
+    assert loader.generator is loader.sampler.generator  # so that a round's seed decides the order
+    drawn = []
+    for _ in range(2):
+        loader.generator.manual_seed(5)
+        drawn.append(list(loader.sampler))
+    assert drawn[0] == drawn[1]
+    assert sorted(drawn[0][:4]) == sorted(drawn[0][4:8]) == [0, 1, 2, 3] and len(drawn[0]) == 10
+    assert sum(len(batch["image"]) for batch in loader) == 10
+    parser["epoch_size"] = 0
+    parser.parse(True)
+    assert sum(len(batch["image"]) for batch in parser.get_parsed_content("train#dataloader")) == 4
+
+
 def test_shipped_weights_fit_and_the_torchscript_answers_the_same():
     parser = ConfigParser()
     parser.read_config(str(SEGMENTATION / "configs/inference.json"))
     network = parser.get_parsed_content("network_def").eval()
     state = torch.load(SEGMENTATION / "models/model.pt", weights_only=True)
-    network.load_state_dict(state["model"])
+    network.load_state_dict(state)
     assert not any(isinstance(module, _BatchNorm) for module in network.modules())
     script = torch.jit.load(SEGMENTATION / "models/model.ts").eval()
     image = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mask_sites import write_crops
 from PIL import Image
 
 from fedhelp_med.common.errors import InputError
@@ -23,19 +24,6 @@ TINY = {
     "foundation": 7,
 }
 WANTED = 2 * 5 + 9 + 5 + 4 + 7
-
-
-def write_crops(folder: Path, count: int, seed: int = 0, size: int = 20) -> Path:
-    rng = np.random.default_rng(seed)
-    for name in ("images", "masks"):
-        (folder / name).mkdir(parents=True)
-    for index in range(count):
-        mask = np.zeros((size, size + index % 3), np.uint8)
-        mask[4:14, 4:14], mask[6:10, 6:10] = 1, 2
-        pixels = rng.integers(0, 60, (*mask.shape, 3)) + 60 * mask[..., None]
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / "images" / f"{index:03d}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"{index:03d}.png")
-    return folder
 
 
 def patients(datalist: Path) -> dict[str, list[str]]:
