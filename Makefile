@@ -29,7 +29,7 @@ lint: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(BIN)/python -m pytest -n 2 -m "not service and not benchmark"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not service and not benchmark"
 
 benchmark: setup
 	$(BIN)/python -m pytest -s -m benchmark tests/benchmarks
