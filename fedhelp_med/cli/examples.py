@@ -100,7 +100,7 @@ def _tissue(folder: Path, seed: int) -> Example:
         bundle="fedhelp_segmentation",
         rounds=10,
         local_epochs=2,
-        stand_in_batch=8,
+        stand_in_batch=4,
     )
 
 
@@ -114,6 +114,6 @@ def _blood_cells(folder: Path, data: Path, public: Path | None, seed: int) -> Ex
         rounds=10,
         local_epochs=2,
         overrides={"image_size": list(size)},
-        stand_in_batch=8,
+        stand_in_batch=4,
         stand_in_input=InputSpec(3, size),
     )
