@@ -150,6 +150,9 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         state.max_epochs = state.epoch + self.local_epochs
         self.iter_of_start_time = state.iteration
         self.trainer.run()
+        if not self.keep_optimizer:  # what is forgotten need not be kept on disk either
+            for parameter in self.trainer.network.parameters():
+                self.trainer.optimizer.state.pop(parameter, None)
 
     def get_weights(self, extra: dict[str, Any] | None = None) -> ExchangeObject:
         """Return a copy of the shared weights, or their differences to the downloaded ones."""
@@ -326,9 +329,6 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
             if (public := getattr(handler, "public_loader", None)) is not None:
                 reseed_loader(public, derive_seed(seed, "public"))
         trainer.state.federated_round, trainer.state.federated_rounds = self.round, rounds
-        if not self.keep_optimizer:
-            for parameter in trainer.network.parameters():
-                trainer.optimizer.state.pop(parameter, None)
 
     def _loader(self, split: Split) -> Any:
         if not self._loaders:

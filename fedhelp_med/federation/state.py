@@ -18,7 +18,17 @@ TENSOR = "__tensor__"
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors of any layout, shared memory included, to ``path`` (inside a folder that is renamed later)."""
-    save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}, path)
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in tensors.items():
+        whole = tensor.detach().cpu().contiguous()
+        storage = whole.untyped_storage()
+        # safetensors takes each storage once, and whole.
+        if storage.data_ptr() in seen or storage.nbytes() != whole.nbytes:
+            whole = whole.clone()
+        seen.add(whole.untyped_storage().data_ptr())
+        plain[key] = whole
+    save_file(plain, path)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
