@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -116,6 +119,21 @@ def test_train_evaluate_and_infer_from_the_command_line(spatial_dims, tiny_bundl
 def test_the_large_role_trains_from_the_command_line(tiny_bundle, tmp_path):
     data = ("--dataset_dir", str(write_mask_site(tmp_path / "a").parent), "--bundle_root", ".")
     bundle_command("run", "--config_file", LARGE, *data, cwd=tiny_bundle)
+    assert (tiny_bundle / "models/model.pt").is_file()
+
+
+def test_multi_gpu_config_trains_with_two_gloo_processes(tiny_bundle, tmp_path):
+    folder = write_mask_site(tmp_path / "a", training=8, validation=4).parent
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle",
+         "run", "--config_file", "['configs/train.json','configs/multi_gpu_train.json']", "--dataset_dir", str(folder),
+         "--bundle_root", "."],
+        cwd=tiny_bundle,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
     assert (tiny_bundle / "models/model.pt").is_file()
 
 
