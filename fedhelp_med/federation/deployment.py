@@ -82,7 +82,7 @@ def scores(columns: Sequence[str], studies: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         columns: ``label, p(class), ...`` gives the area under the ROC curve (mean of one-against-rest over the classes
-            for more than two); otherwise the mean of all columns that are not NaN, e.g. Dice.
+            for more than two); otherwise the mean over the columns of their means without NaN, e.g. Dice.
         studies: ``N, columns``.
         weights: ``W, N``, not negative.
 
@@ -91,7 +91,8 @@ def scores(columns: Sequence[str], studies: Tensor, weights: Tensor) -> Tensor:
     """
     studies = studies.double()
     if columns[0] != "label":
-        return weights @ studies.nanmean(1).nan_to_num() / weights.sum(1)
+        measured = (~studies.isnan()).double()
+        return (weights @ studies.nan_to_num() / (weights @ measured)).nanmean(1)
     labels, probabilities = studies[:, 0], studies[:, 1:]
     classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
     areas = []
