@@ -113,4 +113,5 @@ def test_distractors_are_thin():
 
 def test_a_slab_without_tissue_still_gets_its_label():
     """No tissue to draw a place from: no error (nothing can be seen then, and `Anatomy` avoids such slabs)."""
-    add_lesions(flat(), np.zeros(SHAPE, np.float32), MM, np.random.default_rng(0))
+    changed = add_lesions(flat(), np.zeros(SHAPE, np.float32), MM, np.random.default_rng(0))
+    assert np.array_equal(changed, flat())  # a lesion fades with the tissue

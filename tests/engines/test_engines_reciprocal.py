@@ -256,7 +256,10 @@ def test_unsupported_options_are_refused(option: str, value: Any) -> None:
 
 
 def test_their_neutral_values_are_welcome() -> None:
-    together(proxy_network(), large_network(), make_batches(), accumulation_steps=1, compile=False).run()
+    batches = make_batches()
+    trainer = together(proxy_network(), large_network(), batches, accumulation_steps=1, compile=False)
+    trainer.run()
+    assert trainer.state.iteration == trainer.state.max_epochs * len(batches) > 0
 
 
 @pytest.mark.parametrize("share", [lambda n: n, lambda n: nn.Sequential(nn.Flatten(), nn.Linear(16, 16), n[1])])
