@@ -17,7 +17,7 @@ from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.engines import ReciprocalTrainer
 from fedhelp_med.federation.seeding import SeededWorkflow, reseed_loader, seed_round
-from fedhelp_med.handlers import class_sums, recognised
+from fedhelp_med.handlers import Messenger, class_sums, recognised
 from fedhelp_med.losses import as_categorical
 from fedhelp_med.networks import LocalLayers, MeanOfProbabilities, local_keys
 
@@ -121,6 +121,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         personal = local_keys(network, self.local_layers)
         self.shared_keys = tuple(key for key in network.state_dict() if key not in personal)
         self.handlers: list[Any] = self.train_workflow.parser.get_parsed_content("method_handlers")
+        self._messenger = next((handler for handler in self.handlers if isinstance(handler, Messenger)), None)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -135,14 +136,17 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
     def train(self, data: ExchangeObject, extra: dict[str, Any] | None = None) -> None:
         """Train one round from the downloaded weights in ``data``.
 
-        Where ``data.weights`` is None (a method without exchange) the site goes on from its own.
+        Where ``data.weights`` is None (a method without exchange) the site goes on from its own. Where a handler of the
+        method is a ``Messenger``, they are its message and no weights.
         """
         extra = extra or {}
         self._set_cuda_device()
         self.phase = FlPhase.TRAIN
         self.round = int(extra.get(ROUND, self.round + 1))
         self._begin_round(extra.get(ROUNDS), extra.get(SIGNALS, {}))
-        if data.weights is not None:
+        if data.weights is not None and self._messenger is not None:
+            self._messenger.incoming(data.weights)
+        elif data.weights is not None:
             weights = self._incoming(data, extra)
             self._received = {key: tensor.clone() for key, tensor in weights.items()}
             _load(self.trainer.network, weights)
@@ -155,17 +159,20 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
                 self.trainer.optimizer.state.pop(parameter, None)
 
     def get_weights(self, extra: dict[str, Any] | None = None) -> ExchangeObject:
-        """Return a copy of the shared weights, or their differences to the downloaded ones."""
+        """Return a copy of the shared weights, their differences to what came, or a ``Messenger``'s message."""
         extra = extra or {}
         if ExtraItems.MODEL_TYPE in extra:
             return super().get_weights(extra)
         self.phase = FlPhase.GET_WEIGHTS
-        state = self.trainer.network.state_dict()
-        weights = {key: state[key].detach().cpu().clone() for key in self.shared_keys}
+        if self._messenger is not None:
+            weights = self._messenger.outgoing(self.trainer)
+        else:
+            state = self.trainer.network.state_dict()
+            weights = {key: state[key].detach().cpu().clone() for key in self.shared_keys}
         for key, tensor in weights.items():
             if not torch.isfinite(tensor).all():
                 raise FedHelpError(f"{self.client_name}: {key} is not finite after training; lower the learning rate")
-        if self.send_weight_diff:
+        if self.send_weight_diff and self._messenger is None:
             weights = {key: tensor - self._received[key] for key, tensor in weights.items()}
         statistics = self.trainer.get_stats()
         statistics[FlStatistics.NUM_EXECUTED_ITERATIONS] = self.trainer.state.iteration - self.iter_of_start_time

@@ -105,6 +105,8 @@ def _complete(file: FederationFile, source: Path) -> Federation:
     datalists = {site.name: _named(f"sites ({site.name}).data", read_datalist, Path(site.data)) for site in file.sites}
     _check_classes(datalists)
     public = _named("public.data", read_datalist, Path(file.public.data)) if file.public else None
+    if method.exchange == "predictions" and not file.public:
+        raise InputError(f"method: {file.method} exchanges predictions on public images; add public.data")
     if file.foundation:
         if not file.public:
             raise InputError("foundation: a ledger without a public set teaches nothing; add public.data or remove it")

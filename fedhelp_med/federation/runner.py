@@ -15,7 +15,7 @@ from torch import Tensor
 from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.common.files import write_json
 from fedhelp_med.federation.aggregate import aggregate, site_weights
-from fedhelp_med.federation.config import FederationFile, Site
+from fedhelp_med.federation.config import FederationFile, Site, Upload
 from fedhelp_med.federation.hosts import open_hosts
 from fedhelp_med.federation.loading import Federation, load_federation, local_layers, naming, save_federation
 from fedhelp_med.federation.observer import Observer, Silent
@@ -101,7 +101,8 @@ class Runner:
             while self.server.round < self.file.rounds:
                 self.server.round += 1
                 self._round()
-            reports = self._collect("test", self.server.round, self._model(self.server.round))
+            final = self._message(self.server.round) if self.method.exchange == "weights" else None
+            reports = self._collect("test", self.server.round, final)
             if not reports:
                 raise FedHelpError("testing: it failed at every site; see events.jsonl")
         for name, report in reports.items():
@@ -112,7 +113,7 @@ class Runner:
 
     def _begin(self) -> None:
         """Round 0: the initial weights, past the method's gate, evaluated everywhere."""
-        if self.method.exchanges:
+        if self.method.exchange == "weights":
             self.server.weights = self.server.initial_weights()
             self.method.before_first_round(self.server)
             self.workspace.save_global(0, self.server.weights)
@@ -125,13 +126,13 @@ class Runner:
         self.server.round = done
         self.server.signals = self.workspace.meta(0)["signals"]
         self._rows = [row for row in self.workspace.rows() if row.round == done]
-        if self.method.exchanges:
+        if self.workspace.model(done).is_file():
             self.server.weights = self.workspace.load_global(done)
 
     def _round(self) -> None:
         begin = time.perf_counter()
         number = self.server.round
-        reports = self._collect("train", number, self._model(number - 1), self._signals())
+        reports = self._collect("train", number, self._message(number - 1), self._signals())
         if len(reports) < self.file.aggregation.minimum_sites:
             raise FedHelpError(
                 f"round {number}: {len(reports)} of {len(self.federation.sites)} sites finished and "
@@ -140,10 +141,11 @@ class Runner:
             )
         self._rows = _rows(reports)
         shares: dict[str, float] = {}
-        if self.method.exchanges:
+        if self.method.exchange != "nothing":
             shares = self._aggregate(sorted(reports))
             self.method.after_aggregation(self.server)
             self.workspace.save_global(number, self.server.weights)
+        if self.method.exchange == "weights":
             self._rows += _rows(self._collect("evaluate", number, self.workspace.model(number)))
         self.workspace.commit(number, self._rows, {"weights": shares})
         costs = {
@@ -168,7 +170,7 @@ class Runner:
         )
         folders = {name: self.workspace.site(name) / f"round-{self.server.round:04d}" for name in sites}
         updates = {name: _StoredState(folder / "update.safetensors") for name, folder in folders.items()}
-        base = self.server.weights if self.file.aggregation.upload == "differences" else None
+        base = self.server.weights if self._upload == "differences" else None
         self.server.weights = aggregate(updates, shares, base)
         self.server.updates = {name: _Uploaded(update, base) for name, update in updates.items()}
         return shares
@@ -200,8 +202,15 @@ class Runner:
             for site in self.federation.sites
         }
 
-    def _model(self, number: int) -> Path | None:
-        return self.workspace.model(number) if self.method.exchanges else None
+    def _message(self, number: int) -> Path | None:
+        """Return the file of what the server made of a round's uploads, None where it made nothing."""
+        path = self.workspace.model(number)
+        return path if path.is_file() else None
+
+    @property
+    def _upload(self) -> Upload:
+        """Predictions have no earlier version to differ from."""
+        return self.file.aggregation.upload if self.method.exchange == "weights" else "weights"
 
     def _reference_network(self, site: Site) -> Path | None:
         """Return the file of the site's local-only network, where a reference was trained."""
@@ -230,8 +239,8 @@ class Runner:
             trained=plan.trained,
             deployed=plan.deployed,
             keep_optimizer=self.method.keeps_optimizer,
-            exchanges=self.method.exchanges,
-            upload=self.file.aggregation.upload,
+            exchange=self.method.exchange,
+            upload=self._upload,
             local_layers=local_layers(self.federation),
             chooses=self.method.chooses,
             reference=self._reference_network(site),

@@ -24,7 +24,7 @@ from fedhelp_med.federation.config import Upload
 from fedhelp_med.federation.deployment import Candidate, Choice, choose
 from fedhelp_med.federation.state import load_state, load_tensors, save_state, save_tensors
 from fedhelp_med.federation.workspace import Row
-from fedhelp_med.methods import Role
+from fedhelp_med.methods import Exchange, Role
 from fedhelp_med.networks import LocalLayers
 
 
@@ -46,7 +46,7 @@ class SiteJob:
     trained: str
     deployed: tuple[str, ...]
     keep_optimizer: bool
-    exchanges: bool
+    exchange: Exchange
     upload: Upload
     local_layers: LocalLayers
     chooses: bool
@@ -137,7 +137,7 @@ class SiteHost:
             client.train(_exchange(weights), extra)
             report.engine_seconds += time.perf_counter() - begin
             update = client.get_weights(extra)
-            report.bytes_sent = self._keep(number, update) if self.job.exchanges else self._keep(number, None)
+            report.bytes_sent = self._keep(number, None if self.job.exchange == "nothing" else update)
             if isinstance(client, PersonalClient):
                 report.loss_terms = client.loss_terms
                 for model in client.models:

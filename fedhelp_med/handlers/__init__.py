@@ -1,5 +1,6 @@
 """Handlers: each adds one term to a trainer's loss; and the metrics of an evaluator."""
 
+from fedhelp_med.handlers.consensus import Messenger, PublicConsensus
 from fedhelp_med.handlers.dice import DICE_MEAN, StudyDice, dice_metrics, dice_names, study_dice
 from fedhelp_med.handlers.distillation import BackwardDistillation, ForwardDistillation, RankingDistillation
 from fedhelp_med.handlers.guidance import KNOWLEDGE, FoundationGuidance
@@ -31,7 +32,9 @@ __all__ = [
     "FoundationGuidance",
     "LinearWarmUp",
     "LossTerm",
+    "Messenger",
     "ProximalTerm",
+    "PublicConsensus",
     "PublicWarmStart",
     "RankingDistillation",
     "Schedule",

@@ -22,14 +22,16 @@ class PublicWarmStart:
 
     Where no foundation model was asked, it learns from the public labels.
 
-    It acts only when the server's zero-shot gate is open (``engine.state.signals["gate"]``): knowledge of another
-    domain costs more than it gives.
+    It acts only when the server's zero-shot gate is open (``engine.state.signals["gate"]``), unless it is told
+    otherwise: knowledge of another domain costs more than it gives.
 
     Args:
         public_loader: batches with ``image`` and ``knowledge`` or ``label``; it is cycled.
         steps: how many batches.
         learning_rate: at the start; it decays to 0 along a cosine.
         network: the trainer's attribute that is trained, ``large_network`` or ``network``.
+        knowledge_weight: lambda; at 0 the public labels are all that it learns from.
+        gated: wait for the server's gate.
     """
 
     def __init__(
@@ -38,11 +40,15 @@ class PublicWarmStart:
         steps: int,
         learning_rate: float = 1e-3,
         network: str = "large_network",
+        knowledge_weight: float = 1.0,
+        gated: bool = True,
     ) -> None:
         self.public_loader = public_loader
         self.steps = steps
         self.learning_rate = learning_rate
         self.network = network
+        self.knowledge_weight = knowledge_weight
+        self.gated = gated
 
     def attach(self, engine: Any) -> None:
         """Register with a trainer."""
@@ -51,7 +57,9 @@ class PublicWarmStart:
     def __call__(self, engine: Any) -> None:
         """Train once, at the start of round 1."""
         state = engine.state
-        if getattr(state, "federated_round", 1) != 1 or not getattr(state, "signals", {}).get(GATE):
+        if getattr(state, "federated_round", 1) != 1:
+            return
+        if self.gated and not getattr(state, "signals", {}).get(GATE):
             return
         network: nn.Module = getattr(engine, self.network)
         optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate, weight_decay=1e-4)
@@ -60,7 +68,7 @@ class PublicWarmStart:
         for step, batch in enumerate(islice(cycled(self.public_loader), self.steps)):
             optimizer.param_groups[0]["lr"] = self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
             logits = as_categorical(network(torch.as_tensor(batch["image"]).to(state.device)))
-            if KNOWLEDGE in batch:
+            if KNOWLEDGE in batch and self.knowledge_weight:
                 knowledge = torch.as_tensor(batch[KNOWLEDGE]).to(logits.device, logits.dtype)
                 loss = distillation(logits, as_categorical(knowledge))
             else:

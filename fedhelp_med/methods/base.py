@@ -18,6 +18,8 @@ from fedhelp_med.networks import LocalLayers
 Role = Literal["small", "large"]
 ROLES: tuple[Role, ...] = ("small", "large")
 
+Exchange = Literal["weights", "predictions", "nothing"]
+
 TRAIN = "configs/train.json"
 TRAIN_LARGE = "configs/train_large.json"
 
@@ -99,8 +101,8 @@ class Method(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "recommended": {}}
     """Values of the settings under each preset; what the federation file says goes before them."""
 
-    exchanges: ClassVar[bool] = True
-    """Whether weights travel at all."""
+    exchange: ClassVar[Exchange] = "weights"
+    """What travels: the small network's weights, predictions on public images, or nothing."""
 
     local_layers: ClassVar[LocalLayers] = "none"
     """Layers of the exchanged network that stay at the sites."""

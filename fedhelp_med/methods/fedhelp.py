@@ -129,12 +129,14 @@ class FedHelp(Method):
         """Warm-start the global network, and undo it when the sites' own images do not pass the gate."""
         if not self.settings.warm_start:
             return
-        if not knows_the_task(server):
-            server.record("gate", open=False, reason="no foundation model of the task's own classes")
+        weight = self.settings.knowledge
+        if not knows_the_task(server, labels_only=not weight):
+            wanted = "foundation model" if weight else "public labels"
+            server.record("gate", open=False, reason=f"no {wanted} of the task's own classes")
             server.signals[GATE] = False
             return
         cold = server.weights
-        warm_start(server, self.settings.warm_start)
+        warm_start(server, self.settings.warm_start, knowledge_weight=weight)
         server.signals[GATE] = zero_shot_gate(server, self.settings.gate)
         if not server.signals[GATE]:
             server.weights = cold
@@ -143,7 +145,8 @@ class FedHelp(Method):
         """Distil the aggregate on public images while the gate is open, in the first part of the rounds."""
         early = server.round <= self.settings.server_part * server.rounds
         if self.settings.server_steps and early and server.signals.get(GATE):
-            distil_updates(server, self.settings.server_steps, (self.settings.learning_rate or 1e-3) / 2)
+            rate = (self.settings.learning_rate or 1e-3) / 2
+            distil_updates(server, self.settings.server_steps, rate, use_knowledge=self.settings.knowledge > 0)
 
     def _rates(self) -> list[dict[str, Any]]:
         return [handler(CosineOverRounds, floor=self.settings.decay)] if self.settings.decay < 1 else []
@@ -170,7 +173,8 @@ class FedHelp(Method):
     def _large_warm_start(self) -> list[dict[str, Any]]:
         steps = self.settings.large_warm_start
         public = {"_disabled_": "$@public_datalist is None", "public_loader": "@public#dataloader"}
-        return [handler(PublicWarmStart, steps=steps, **public)] if steps else []
+        start = handler(PublicWarmStart, steps=steps, knowledge_weight=self.settings.knowledge, **public)
+        return [start] if steps else []
 
     def _forward(self) -> list[dict[str, Any]]:
         weight: Any = self.settings.forward

@@ -14,7 +14,7 @@ class Local(Method):
 
     name = "local"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "recommended": {}}
-    exchanges = False
+    exchange = "nothing"
     keeps_optimizer = True
 
     def plan(self, role: Role) -> RolePlan:

@@ -21,21 +21,23 @@ Target = Callable[[Tensor, Tensor | None], Tensor | None]
 """Maps public images and the foundation model's logits to the teacher's logits."""
 
 
-def knows_the_task(server: Server) -> bool:
-    """Whether the foundation model (or the public labels) speak of the task's own classes."""
+def knows_the_task(server: Server, labels_only: bool = False) -> bool:
+    """Whether the foundation model or the public labels (or these alone) speak of the task's own classes."""
     knowledge = server.knowledge
-    if knowledge is None:
+    if knowledge is None or (labels_only and "label" not in knowledge.items[0]):
         return False
     return [name.lower() for name in knowledge.classes] == [name.lower() for name in server.classes]
 
 
-def warm_start(server: Server, steps: int, learning_rate: float = 1e-3) -> None:
+def warm_start(server: Server, steps: int, learning_rate: float = 1e-3, knowledge_weight: float = 1.0) -> None:
     """Train the initial global network on the foundation model's soft labels through its task head.
 
-    Public labels, where there are any, add their cross-entropy. The learning rate decays to 0 along a cosine.
+    Public labels, where there are any, add their cross-entropy; at ``knowledge_weight`` (lambda) 0 they are all that it
+    learns from. The learning rate decays to 0 along a cosine.
     """
     network = server.network()
-    _train(network, server.public_batches("warm start"), steps, learning_rate, lambda image, knowledge: knowledge)
+    batches = server.public_batches("warm start")
+    _train(network, batches, steps, learning_rate, lambda image, knowledge: knowledge, weight=knowledge_weight)
     server.weights = _state(network, server.weights)
     server.record("warm_start", steps=steps, model=server.knowledge.model_name)
 
@@ -69,19 +71,19 @@ def chance_corrected(counts: Mapping[str, list[tuple[int, int]]]) -> float:
     return (sum(recalls) / len(recalls) - chance) / (1 - chance) if recalls else 0.0
 
 
-def distil_updates(server: Server, steps: int, learning_rate: float) -> None:
+def distil_updates(server: Server, steps: int, learning_rate: float, use_knowledge: bool = True) -> None:
     """Distil the aggregate for some steps on public images.
 
     The teacher is one half the foundation model's probabilities and one half the mean of those of the uploaded
     networks: what the sites know survives the averaging of their weights (as in FedDF, Lin et al. 2020,
-    arXiv 2006.07242).
+    arXiv 2006.07242). Without the foundation model the uploaded networks are the whole teacher.
     """
     teachers = [server.network(dict(update)).eval() for _, update in sorted(server.updates.items())]
 
     def target(image: Tensor, knowledge: Tensor | None) -> Tensor:
         with torch.no_grad():
             mean = torch.stack([as_categorical(teacher(image)).softmax(1) for teacher in teachers]).mean(0)
-        if knowledge is not None:
+        if knowledge is not None and use_knowledge:
             mean = 0.5 * mean + 0.5 * as_categorical(knowledge).softmax(1)
         return mean.clamp_min(1e-12).log()
 
@@ -98,6 +100,7 @@ def _train(
     target: Target,
     decay: bool = True,
     labels: bool = True,
+    weight: float = 1.0,
 ) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=1e-4)
     distillation, supervised = ForwardDistillationLoss(), nn.CrossEntropyLoss()
@@ -106,10 +109,10 @@ def _train(
         if decay:
             optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         image = torch.as_tensor(batch["image"])
-        knowledge = torch.as_tensor(batch[KNOWLEDGE]) if KNOWLEDGE in batch else None
+        knowledge = torch.as_tensor(batch[KNOWLEDGE]) if KNOWLEDGE in batch and weight else None
         logits = network(image)
         teacher = target(image, knowledge)
-        terms = [] if teacher is None else [distillation(as_categorical(logits), as_categorical(teacher))]
+        terms = [] if teacher is None else [weight * distillation(as_categorical(logits), as_categorical(teacher))]
         if labels and "label" in batch:
             indices = class_indices(torch.as_tensor(batch["label"]), logits)
             terms.append(supervised(as_categorical(logits), indices))

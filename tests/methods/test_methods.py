@@ -41,7 +41,7 @@ def test_every_method_of_the_folder_is_found_by_a_name_of_its_own() -> None:
 
 
 def test_the_methods_that_others_are_compared_with_are_there() -> None:
-    assert {"fedhelp", "local", "fedavg", "fedavg-public", "fedprox", "fedbn", "fml"} <= set(METHODS)
+    assert {"fedhelp", "local", "fedavg", "fedavg-public", "fedprox", "fedbn", "fml", "fedmd"} <= set(METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -64,10 +64,11 @@ def test_a_plan_names_files_that_exist(name: str, preset: str, role: Role) -> No
 @every_plan
 def test_a_plan_names_networks_that_the_site_has(name: str, preset: str, role: Role) -> None:
     plan = plan_of(name, preset, role)
-    exchanged = {"surrogate" if role == "small" else "proxy"}
-    assert {plan.trained} == (exchanged if METHODS[name].exchanges else {"local"})
+    travels = METHODS[name].exchange == "weights"
+    exchanged = "surrogate" if role == "small" else "proxy"
+    assert plan.trained == (exchanged if travels else "local")
     assert plan.deployed
-    assert set(plan.deployed) <= {plan.trained, *plan.personal, *({"global"} if METHODS[name].exchanges else set())}
+    assert set(plan.deployed) <= {plan.trained, *plan.personal, *(("global",) if travels else ())}
     assert set(plan.personal) <= ({"large"} if role == "large" else set())
 
 
@@ -106,7 +107,7 @@ def test_a_plan_refers_to_what_the_bundle_has(name: str, preset: str, role: Role
 def test_without_a_public_set_the_handlers_are_built_and_its_own_are_off(name: str, preset: str, role: Role) -> None:
     plan = plan_of(name, preset, role)
     built = merged(plan).get_parsed_content("method_handlers")
-    public = [config["_target_"] for config in plan.handlers if "public_loader" in config]
+    public = [config["_target_"] for config in plan.handlers if "_disabled_" in config]
     assert len(built) == len(plan.handlers) - len(public)
     assert not {FoundationGuidance, PublicWarmStart} & {type(term) for term in built}
 

@@ -1,0 +1,47 @@
+"""Local training from public knowledge: distillation without a federation, the rival that shares nothing."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from fedhelp_med.handlers import PublicWarmStart
+from fedhelp_med.methods.base import Role, RolePlan, Settings, handler
+from fedhelp_med.methods.local import Local
+
+
+class LocalPublicSettings(Settings):
+    """Settings of local training with a public start.
+
+    Args:
+        warm_start: steps on the public set before the first round.
+    """
+
+    warm_start: int = Field(600, ge=1)
+
+
+class LocalPublic(Local):
+    """Every site alone, from a network that it first trained on the foundation model's answers to public images.
+
+    What it gains over ``local`` owes nothing to the other sites; what FedHelp gains over it owes them everything.
+    Where the public set speaks of other classes than the task's there is nothing to start from, and this is ``local``.
+    """
+
+    name = "local-public"
+    settings_type = LocalPublicSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "recommended": {}}
+    settings: LocalPublicSettings
+
+    def plan(self, role: Role) -> RolePlan:
+        """Return the plan of ``local`` with a public start."""
+        alone = super().plan(role)
+        start = handler(
+            PublicWarmStart,
+            _disabled_="$@public_datalist is None or [*map(str.lower, @public#knowledge.classes)] != "
+            "[*map(str.lower, @class_names)]",
+            public_loader="@public#dataloader",
+            steps=self.settings.warm_start,
+            network="network",
+            gated=False,
+        )
+        return RolePlan(trained=alone.trained, handlers=(start,), overlay=alone.overlay, deployed=alone.deployed)
