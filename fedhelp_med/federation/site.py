@@ -60,6 +60,7 @@ class SiteReport:
     """What a site tells after a round of training."""
 
     rows: list[Row] = field(default_factory=list)
+    samples: int = 0
     seconds: float = 0.0
     engine_seconds: float = 0.0
     bytes_sent: int = 0
@@ -129,7 +130,7 @@ class SiteHost:
         ``signals`` is what each site is told with the round, by site.
         """
         start = time.perf_counter()
-        report = SiteReport()
+        report = SiteReport(samples=self.job.samples)
         with self._failing_safely():
             client = self._ready()
             extra = {ROUND: number, ROUNDS: self.job.rounds, SIGNALS: signals.get(self.job.name, {})}
@@ -145,12 +146,12 @@ class SiteHost:
         report.seconds = time.perf_counter() - start
         return report
 
-    def evaluate(self, number: int, weights: Path) -> SiteReport:
-        """Evaluate the global weights on the validation split."""
+    def evaluate(self, number: int, weights: Path, split: str = "validation") -> SiteReport:
+        """Evaluate weights that come with the call on a split."""
         start = time.perf_counter()
         report = SiteReport()
         with self._failing_safely():
-            report.rows += self._evaluate(number, "global", "validation", weights, report)
+            report.rows += self._evaluate(number, "global", split, weights, report)
         report.seconds = time.perf_counter() - start
         return report
 
@@ -253,6 +254,10 @@ class SiteHost:
             return None
         if job.reference is not None:
             client.add_network("local", load_tensors(job.reference))
+        if weights is not None:
+            begin = time.perf_counter()
+            client.fine_tune(_exchange(weights), {ROUND: number, ROUNDS: job.rounds})
+            report.engine_seconds += time.perf_counter() - begin
         singles = (*client.models, *(("global",) if weights is not None else ()), *client.added)
         candidates = []
         for networks in (client.deployed, *((name,) for name in singles if (name,) != client.deployed)):

@@ -1,6 +1,7 @@
 """What the data say about the task, and the config that each site executes on top of the bundle's."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from fedhelp_med.data import describe_image
 from fedhelp_med.federation.config import Site
 from fedhelp_med.federation.labels import check_labels
 from fedhelp_med.federation.loading import Federation
-from fedhelp_med.methods import Role
+from fedhelp_med.methods import ROLES, Role, RolePlan
+from fedhelp_med.methods.base import TRAIN, TRAIN_LARGE
 from fedhelp_med.networks import named_module
 
 LARGEST_IMAGE = 128
@@ -29,6 +31,7 @@ def task_constants(federation: Federation) -> dict[str, Any]:
         InputError: when the sites' images have different channels, or the labels do not fit the bundle.
     """
     check_labels(federation)
+    _check_overrides(federation)
     bundle = ConfigParser.load_config_file(str(federation.bundle / "configs" / "train.json"))
     overrides = federation.file.overrides
     spatial_dims = overrides.get("spatial_dims", bundle.get("spatial_dims", 2))
@@ -65,12 +68,15 @@ def site_overlay(federation: Federation, site: Site, constants: Mapping[str, Any
         "standalone": False,
         **constants,
         **plan.constants,
-        **file.overrides,
+        **_overrides(federation, plan),
         "public_datalist": file.public.data if file.public else None,
         "ledger": file.foundation.ledger if file.foundation else None,
         "foundation_model": file.foundation.model if file.foundation else None,
         "method_handlers": [dict(handler) for handler in plan.handlers],
     }
+    if file.foundation:
+        wanted = {"calibrate": file.foundation.calibrate, "follow_quality": file.foundation.follow_quality}
+        overlay |= {f"public#knowledge#{key}": True for key, value in wanted.items() if value}
     if file.roles.small:
         overlay |= {"network_def": file.roles.small.network, "head": file.roles.small.head}
     if file.roles.large:
@@ -78,6 +84,27 @@ def site_overlay(federation: Federation, site: Site, constants: Mapping[str, Any
     if not datalist.splits.get("validation"):
         overlay["validate#dataset#data"] = []
     return {**overlay, **plan.overlay}
+
+
+def _overrides(federation: Federation, plan: RolePlan) -> dict[str, Any]:
+    """Return the file's overrides that mean something to a role: a small site has no large optimiser, say."""
+    known = _keys(federation.bundle, plan.configs)
+    return {key: value for key, value in federation.file.overrides.items() if key.split("#")[0] in known}
+
+
+def _keys(bundle: Path, configs: Iterable[str]) -> set[str]:
+    return {key for config in configs for key in ConfigParser.load_config_file(str(bundle / config))}
+
+
+def _check_overrides(federation: Federation) -> None:
+    configs = {config for role in ROLES for config in federation.method.plan(role).configs} | {TRAIN, TRAIN_LARGE}
+    known = sorted(_keys(federation.bundle, sorted(file for file in configs if (federation.bundle / file).is_file())))
+    for key in federation.file.overrides:
+        root = key.split("#")[0]
+        if root not in known:
+            close = difflib.get_close_matches(root, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+            raise InputError(f"overrides.{key}: the bundle {federation.bundle.name} has no {root!r}; {hint}")
 
 
 def check_networks(federation: Federation, constants: Mapping[str, Any]) -> None:
@@ -97,7 +124,7 @@ def _check_network(
 ) -> None:
     overlay = site_overlay(federation, site, constants)
     parser = ConfigParser()
-    parser.read_config(str(federation.bundle / "configs" / "train.json"))
+    parser.read_config([str(federation.bundle / config) for config in federation.method.plan(site.role).configs])
     for key, value in overlay.items():
         if key not in ("network_def", "head") or not str(value).startswith("@"):  # a method may swap them
             parser[key] = value

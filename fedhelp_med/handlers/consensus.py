@@ -100,7 +100,7 @@ class PublicConsensus:
             logits = self._logits(engine, batch["image"])
             loss = l1_loss(logits, consensus[places].to(logits))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
     def _shuffled(self, number: int) -> Iterator[tuple[list[int], Mapping[str, Any]]]:
@@ -113,8 +113,7 @@ class PublicConsensus:
     def _loader(self, number: int, order: Sequence[int]) -> DataLoader:
         """Load the public images of a round, the same at every site, in an order."""
         chosen = np.random.default_rng(derive_seed("public images", number)).permutation(len(self.dataset))
-        subset = torch.utils.data.Subset(self.dataset, [int(chosen[place]) for place in order])  # type: ignore[arg-type]
-        return DataLoader(subset, batch_size=self.batch_size)
+        return DataLoader([self.dataset[int(chosen[place])] for place in order], batch_size=self.batch_size)
 
     def _logits(self, engine: Any, image: Any) -> Tensor:
         return as_categorical(self.network(torch.as_tensor(image).to(engine.state.device)))

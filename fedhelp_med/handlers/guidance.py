@@ -10,9 +10,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from fedhelp_med.common.errors import InputError
+from fedhelp_med.handlers.projection import projected
 from fedhelp_med.handlers.schedule import Schedule
 from fedhelp_med.handlers.term import LossTerm
-from fedhelp_med.losses import ForwardDistillationLoss, class_indices
+from fedhelp_med.losses import EmbeddingDistillationLoss, ForwardDistillationLoss, class_indices
 from fedhelp_med.networks import FeatureTap, auxiliary_head, frozen_statistics
 
 KNOWLEDGE = "knowledge"
@@ -28,6 +29,10 @@ class FoundationGuidance(LossTerm):
     knowledge the supervised term alone. Where F's classes are the task's, ``target="task"`` lets the knowledge act
     through the task head instead.
 
+    Where F's knowledge is an embedding, g projects the features to its dimension (averaged over the positions of a
+    dense network), lambda weighs the distance of the two (:class:`EmbeddingDistillationLoss`), and public labels are
+    not used: g has no classes.
+
     The public batch does not move running statistics.
 
     Args:
@@ -35,16 +40,21 @@ class FoundationGuidance(LossTerm):
         optimizer: the trainer's optimiser.
         public_loader: batches with ``image`` (``B, C, H, W[, D]``) and ``knowledge`` and/or ``label``; it is cycled.
         head: dotted name of the network's task head.
-        channels: outputs of g: the classes of F, or of the public set.
+        channels: outputs of g: the classes of F, or of the public set; the dimension of F's embedding.
         weight: scale of the whole public loss, a number or a schedule.
         knowledge_weight: lambda.
         temperature: T.
         target: ``auxiliary`` or ``task``.
+        project: take away what opposes the private loss's gradient (a second backward pass through both).
         label_loss: the supervised loss on public labels (``B``, or masks ``B, 1, spatial``); by default cross-entropy,
             averaged over images and positions.
+        kind: of F's knowledge.
+        embedding_loss: ``cosine`` or ``mse``.
+        trust: a factor of lambda: how good F is known to be.
 
     Raises:
-        InputError: for an unknown ``target`` or ``head``, or a batch with neither labels nor knowledge.
+        InputError: for an unknown ``target`` or ``head``, an embedding that should act through the task head, or a
+            batch with nothing to learn from.
     """
 
     name = "guidance"
@@ -60,16 +70,26 @@ class FoundationGuidance(LossTerm):
         knowledge_weight: float = 1.0,
         temperature: float = 1.0,
         target: Literal["auxiliary", "task"] = "auxiliary",
+        project: bool = False,
         label_loss: nn.Module | None = None,
+        kind: Literal["logits", "mask logits", "embedding"] = "logits",
+        embedding_loss: Literal["cosine", "mse"] = "cosine",
+        trust: float = 1.0,
     ) -> None:
         super().__init__(weight)
         if target not in ("auxiliary", "task"):
             raise InputError(f"guidance.head: {target!r} is unknown; choose auxiliary or task")
+        self.is_embedding = kind == "embedding"
+        if self.is_embedding and target == "task":
+            raise InputError("guidance.head: 'task' cannot learn an embedding, which has no classes; choose auxiliary")
         self.network = network
         self.public_loader = public_loader
         self.head_name = head
-        self.knowledge_weight = knowledge_weight
-        self.distillation = ForwardDistillationLoss(temperature)
+        self.knowledge_weight = trust * knowledge_weight
+        self.distillation: nn.Module = (
+            EmbeddingDistillationLoss(embedding_loss) if self.is_embedding else ForwardDistillationLoss(temperature)
+        )
+        self.project = project
         self.label_loss = label_loss
         self._batches: Iterator[dict[str, Any]] = iter(())
         self.auxiliary: nn.Module | None = None
@@ -88,14 +108,19 @@ class FoundationGuidance(LossTerm):
         image = torch.as_tensor(batch[Keys.IMAGE]).to(engine.state.device, non_blocking=engine.non_blocking)
         logits = self._logits(image)
         terms: list[Tensor] = []
-        if Keys.LABEL in batch:
+        if Keys.LABEL in batch and not self.is_embedding:
             terms.append(self._supervised(logits, torch.as_tensor(batch[Keys.LABEL]).to(logits.device)))
         if KNOWLEDGE in batch and self.knowledge_weight != 0:
             knowledge = torch.as_tensor(batch[KNOWLEDGE]).to(logits.device, logits.dtype)
             terms.append(self.knowledge_weight * self.distillation(logits, knowledge))
         if not terms:
-            raise InputError("public batch: it has neither a label nor the foundation model's knowledge to learn from")
-        return torch.stack(terms).sum()
+            absent = "no embedding" if self.is_embedding else "neither a label nor the foundation model's knowledge"
+            raise InputError(f"public batch: it has {absent} to learn from")
+        total = torch.stack(terms).sum()
+        if not self.project:
+            return total
+        heads = () if self.auxiliary is None else self.auxiliary.parameters()
+        return projected(total, engine.state.output[self.loss_key], (*self.network.parameters(), *heads))
 
     def _supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.label_loss is None:
@@ -112,7 +137,7 @@ class FoundationGuidance(LossTerm):
             with FeatureTap(self.network, self.head_name) as tap:
                 self.network(image)
             guided: Tensor = self.auxiliary(tap.features)
-        return guided
+        return guided.flatten(2).mean(2) if self.is_embedding and guided.ndim > 2 else guided
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the auxiliary head's state: personal, kept at the site, never exchanged."""

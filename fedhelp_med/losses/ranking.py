@@ -50,12 +50,13 @@ class MarginRankingLoss(nn.Module):
         self.top_k = top_k
         self.margin = margin
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, trust: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
             student_logits: ``B, C[, H, W[, D]]``; one channel counts as the two logits (0, z).
             teacher_logits: the same shape.
+            trust: weights ``B, 1[, H, W[, D]]`` of what is averaged; None is 1 everywhere.
 
         Raises:
             LogitsError: (a ``ValueError``) if the shapes differ or there are no more than ``top_k`` classes.
@@ -72,7 +73,7 @@ class MarginRankingLoss(nn.Module):
         total = student.new_zeros(())
         for place in range(self.top_k):  # not one tensor of all pairs, which would be k times the output
             lead = student.gather(1, top[:, place : place + 1]) - student
-            total = total + (functional.relu(self.margin - lead) * rest).sum()
+            total = total + _weighted(functional.relu(self.margin - lead) * rest, trust).sum()
         return total / (self.top_k * rest.sum()).clamp(min=1)
 
 
@@ -85,12 +86,13 @@ class RankNetLoss(nn.Module):
     Burges et al., "Learning to rank using gradient descent", ICML 2005, with certain targets.
     """
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, trust: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
             student_logits: ``B, C[, H, W[, D]]``; one channel counts as the two logits (0, z).
             teacher_logits: the same shape.
+            trust: weights ``B, 1[, H, W[, D]]`` of what is averaged; None is 1 everywhere.
 
         Raises:
             LogitsError: (a ``ValueError``) if the shapes differ or have no channel dimension.
@@ -103,7 +105,8 @@ class RankNetLoss(nn.Module):
             order = (one > others).to(student.dtype) - (one < others).to(student.dtype)
             lead = order * (student[:, i : i + 1] - student[:, i + 1 :])
             ordered = order != 0
-            total = total - (functional.logsigmoid(lead) * ordered).sum()  # softplus(-x) = -logsigmoid(x)
+            # softplus(-x) = -logsigmoid(x)
+            total = total - _weighted(functional.logsigmoid(lead) * ordered, trust).sum()
             pairs = pairs + ordered.sum()
         return total / pairs.clamp(min=1)
 
@@ -119,12 +122,13 @@ class ListMLELoss(nn.Module):
     Xia et al., "Listwise approach to learning to rank: theory and algorithm", ICML 2008.
     """
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, trust: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
             student_logits: ``B, C[, H, W[, D]]``; one channel counts as the two logits (0, z).
             teacher_logits: the same shape.
+            trust: weights ``B, 1[, H, W[, D]]`` of what is averaged; None is 1 everywhere.
 
         Raises:
             LogitsError: (a ``ValueError``) if the shapes differ or have no channel dimension.
@@ -135,7 +139,11 @@ class ListMLELoss(nn.Module):
         # Worst first, the classes that come after a class are those that precede it: a cumulative sum.
         surprise = torch.logcumsumexp(ranked, dim=1)[:, 1:] - ranked[:, 1:]
         wins = teacher[:, 1:] > teacher[:, :-1]
-        return (surprise * wins).sum(dim=1).mean()
+        return _weighted(surprise * wins, trust).sum(dim=1).mean()
+
+
+def _weighted(terms: Tensor, trust: Tensor | None) -> Tensor:
+    return terms if trust is None else terms * trust
 
 
 _RANKING_LOSSES: dict[str, type[nn.Module]] = {

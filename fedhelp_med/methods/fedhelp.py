@@ -34,6 +34,8 @@ class FedHelpSettings(Settings):
         ranking_loss: the form of the ranking loss.
         top_k: of the margin form.
         margin: of the margin form, in logits.
+        ranking_trust: weigh each sample by the agreement of the two networks.
+        guidance_project: take away what opposes the private gradient.
         warm_start: steps in which the server, before round 1, trains the global network on the foundation model's
             answers through the task head; 0 for none. Only where the foundation model's classes are the task's.
         large_warm_start: the same at large sites for their large networks.
@@ -57,6 +59,8 @@ class FedHelpSettings(Settings):
     ranking_loss: Literal["margin", "ranknet", "listmle"] = "margin"
     top_k: int = Field(1, ge=1)
     margin: float = Field(0.1, ge=0)
+    ranking_trust: bool = False
+    guidance_project: bool = False
     warm_start: int = Field(0, ge=0)
     large_warm_start: int = Field(0, ge=0)
     gate: float = Field(0.45, ge=-1, le=1)
@@ -136,7 +140,8 @@ class FedHelp(Method):
             server.signals[GATE] = False
             return
         cold = server.weights
-        warm_start(server, self.settings.warm_start, knowledge_weight=weight)
+        trust = getattr(server.knowledge, "trust", 1.0)
+        warm_start(server, self.settings.warm_start, knowledge_weight=weight * trust)
         server.signals[GATE] = zero_shot_gate(server, self.settings.gate)
         if not server.signals[GATE]:
             server.weights = cold
@@ -167,6 +172,9 @@ class FedHelp(Method):
                 knowledge_weight=self.settings.knowledge,
                 temperature=self.settings.temperature,
                 target=self.settings.head,
+                kind="$getattr(@public#knowledge, 'kind', 'logits')",
+                trust="$getattr(@public#knowledge, 'trust', 1.0)",
+                project=self.settings.guidance_project,
             )
         ]
 
@@ -189,6 +197,7 @@ class FedHelp(Method):
                 RankingDistillation,
                 weight=self.settings.ranking,
                 loss=self.settings.ranking_loss,
+                trust=self.settings.ranking_trust,
                 **(form if self.settings.ranking_loss == "margin" else {}),
             )
         ]

@@ -207,6 +207,33 @@ def test_evaluation_knows_every_network_and_leaves_the_surrogate_alone(overlay):
         algo.evaluate(ExchangeObject(weights=weights), {MODEL: "teacher"})
 
 
+@pytest.mark.parametrize("configs", [SMALL_ROLE, LARGE_ROLE], ids=["small", "large"])
+def test_fine_tuning_is_one_more_round_that_leaves_no_trace(overlay, configs):
+    file = overlay()
+    algo, other = client(configs, file), client(configs, file)
+    weights = start(algo)
+    for site in (algo, other):
+        site.train(ExchangeObject(weights=weights), {ROUND: 1})
+    downloaded = {key: value + 0.01 for key, value in weights.items()}
+    algo.fine_tune(ExchangeObject(weights=downloaded), {ROUND: 2})
+    tuned = algo.network("fine-tuned").state_dict()
+    before, after = flatten(other.state_dict()), flatten(algo.state_dict())
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    other.train(ExchangeObject(weights=downloaded), {ROUND: 2})
+    assert_equal(tuned, start(other))
+
+
+def flatten(state, prefix=""):
+    """Every tensor and number of a nested state."""
+    if isinstance(state, dict):
+        entries = state.items()
+    elif isinstance(state, list | tuple):
+        entries = enumerate(state)
+    else:
+        return {} if state is None else {prefix: torch.as_tensor(state)}
+    return {name: leaf for key, value in entries for name, leaf in flatten(value, f"{prefix}/{key}").items()}
+
+
 def test_a_restarted_site_continues_to_the_bit(overlay):
     file = overlay()
     steady = client(LARGE_ROLE, file)

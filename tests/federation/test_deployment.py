@@ -91,7 +91,7 @@ def test_the_recommended_preset_warm_starts_gates_and_records_what_sites_deploy(
     assert gate["open"] and sum(there for _, there in gate["counts"]["hospital-a"]) == 12
     for event in events[4:8]:
         own = "surrogate" if event["site"].startswith("clinic") else "large"
-        assert set(event["evidence"]) >= {f"{own} + global", own, "global", "local"}
+        assert set(event["evidence"]) >= {f"{own} + global", own, "global", "local", "fine-tuned"}
         meta = json.loads((tmp_path / "run/sites" / event["site"] / "deployed/meta.json").read_text())
         assert meta["networks"] == event["networks"]
         assert all(

@@ -94,7 +94,12 @@ WRONG = {
         },
         r"roles\.large\.network: gives 5 channels for 2 classes; set out_channels: 2",
     ),
-
+    "override of nothing": (
+        "overrides",
+        {"batchsize": 4},
+        r"overrides\.batchsize: the bundle fedhelp_classification has no 'batchsize'; did you mean 'batch_size'\?",
+    ),
+    "predictions without public images": ("method", "fedmd", r"method: fedmd exchanges predictions .*add public\.data"),
 }  # fmt: skip
 
 

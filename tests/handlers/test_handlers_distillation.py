@@ -11,6 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.engines import LARGE_LOSS
 from fedhelp_med.handlers import BackwardDistillation, ForwardDistillation, RankingDistillation
+from fedhelp_med.handlers.distillation import agreement
 
 
 def margin(student: Tensor, teacher: Tensor, size: float) -> Tensor:
@@ -157,3 +158,31 @@ def test_settings_of_the_losses_are_checked_at_once() -> None:
         RankingDistillation(1.0, "listnet")
     with pytest.raises(InputError, match="does not take the settings"):
         RankingDistillation(1.0, "ranknet", top_k=2)
+
+
+def test_agreement_is_one_minus_the_total_variation() -> None:
+    ln = torch.tensor([0.7, 0.2, 0.1]).log()[None], torch.tensor([0.4, 0.4, 0.2]).log()[None]
+    torch.testing.assert_close(agreement(*ln), torch.tensor([[0.7]]))
+    assert agreement(ln[0], ln[0] + 3).item() == pytest.approx(1)
+    torch.testing.assert_close(agreement(torch.zeros(1, 1), torch.full((1, 1), 50.0)), torch.tensor([[0.5]]))
+    assert agreement(torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)).shape == (2, 1, 4, 5)
+
+
+@pytest.mark.parametrize("form", ["margin", "ranknet", "listmle"])
+def test_trust_weighs_each_sample_of_the_ranking(form: str) -> None:
+    student, teacher = torch.randn(5, 3), torch.randn(5, 3)
+    loss = RankingDistillation(1.0, form).loss
+    trust = torch.tensor([[0.3], [0.0], [1.0], [0.5], [0.2]])
+    single = torch.stack([loss(student[i : i + 1], teacher[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(loss(student, teacher, trust), (single * trust[:, 0]).mean())
+    torch.testing.assert_close(loss(student, teacher, torch.ones(5, 1)), loss(student, teacher))
+
+
+def test_a_sample_on_which_the_networks_contradict_each_other_teaches_little() -> None:
+    proxy, large, (batch,) = Toy(), Toy(), make_batches(1)
+    values = {}
+    for trust in (False, True):
+        ranking = RankingDistillation(1.0, margin=2.0, trust=trust)
+        reciprocal(proxy, large, [batch], ranking).run()
+        values[trust] = ranking.average
+    assert 0 < values[True] < values[False]

@@ -125,3 +125,21 @@ def test_labels_teach_where_no_foundation_model_was_asked() -> None:
 def test_an_empty_public_set_is_refused() -> None:
     with pytest.raises(InputError, match="it gives no batch"):
         run(trainer_with(PublicWarmStart([], steps=3), **{GATE: True}))
+
+
+def test_without_a_gate_it_does_not_wait() -> None:
+    assert run(trainer_with(PublicWarmStart(public(), steps=2, gated=False))) == {"large_network"}
+    assert run(trainer_with(PublicWarmStart(public(), steps=2))) == set()
+
+
+def test_at_lambda_zero_the_labels_are_all_that_it_learns_from() -> None:
+    torch.manual_seed(3)
+    labelled = [{**batch, "label": torch.randint(0, 3, (6,))} for batch in public()]
+    plain = [{key: batch[key] for key in ("image", "label")} for batch in labelled]
+    ends = []
+    for batches in (labelled, plain):
+        torch.manual_seed(4)
+        trainer = trainer_with(PublicWarmStart(batches, steps=5, knowledge_weight=0.0), **{GATE: True})
+        trainer.run()
+        ends.append(torch.cat([parameter.flatten() for parameter in trainer.large_network.parameters()]))
+    assert torch.equal(*ends)

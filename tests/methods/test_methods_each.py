@@ -148,6 +148,8 @@ def test_without_guidance_the_public_set_plays_no_part_in_either_preset() -> Non
 def test_with_labels_only_the_foundation_models_answers_weigh_nothing() -> None:
     (guidance,) = plan_of("fedhelp-labels-only", "paper", "small").handlers
     assert guidance["knowledge_weight"] == 0
+    start = plan_of("fedhelp-labels-only", "recommended", "large").handlers[1]
+    assert start["knowledge_weight"] == 0
 
 
 def test_large_sites_train_the_large_network_alone_under_local() -> None:

@@ -33,7 +33,9 @@ class OnlyServer:
     def __init__(self, batches: list[dict[str, Tensor]], counts: Counts | None = None, channels: int = 2) -> None:
         self.round, self.rounds = 0, 4
         self.classes = ("Healthy", "Lesion")
-        self.knowledge: Any = SimpleNamespace(classes=("healthy", "lesion"), model_name="stand-in 1")
+        self.knowledge: Any = SimpleNamespace(
+            classes=("healthy", "lesion"), model_name="stand-in 1", items=batches or [{}]
+        )
         self.signals: dict[str, Any] = {}
         self.updates: dict[str, Mapping[str, Tensor]] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -127,6 +129,11 @@ def test_the_task_is_known_by_its_class_names_in_order(classes: tuple[str, ...],
     assert knows_the_task(server) == known
     server.knowledge = None
     assert not knows_the_task(server)
+
+
+@pytest.mark.parametrize(("keys", "known"), [((KNOWLEDGE,), False), ((KNOWLEDGE, "label"), True)])
+def test_labels_alone_know_the_task_only_where_there_are_any(keys: tuple[str, ...], known: bool) -> None:
+    assert knows_the_task(OnlyServer(public(*keys)), labels_only=True) == known
 
 
 # Training at the server
@@ -267,3 +274,32 @@ def test_fedavg_can_start_from_the_public_set_where_it_speaks_of_the_task(known:
     create_method("fedavg-public", "paper", {"warm_start": 3}).before_first_round(server)
     assert same(server.weights, cold) != known
     assert [(event, details["steps"]) for event, details in server.events] == [("warm_start", 3 if known else 0)]
+
+
+def labels_only() -> Any:
+    return create_method("fedhelp-labels-only", "recommended", {"warm_start": 3, "server_steps": 2, "gate": 0.5})
+
+
+def test_with_labels_only_the_foundation_models_answers_change_nothing() -> None:
+    ends = []
+    labels = public("label")[0]
+    for knowledge in (torch.randn(8, 2), None):
+        torch.manual_seed(0)
+        batch = {**labels} if knowledge is None else {**labels, KNOWLEDGE: knowledge}
+        server = OnlyServer([batch], GOOD)
+        server.updates = {"a": snapshot(server)}
+        labels_only().before_first_round(server)
+        assert server.signals == {GATE: True}
+        server.round = 1
+        labels_only().after_aggregation(server)
+        ends.append(server.weights)
+    assert same(*ends)
+
+
+def test_with_labels_only_and_no_labels_there_is_no_warm_start() -> None:
+    server = OnlyServer(public(KNOWLEDGE), GOOD)
+    cold = snapshot(server)
+    labels_only().before_first_round(server)
+    assert server.signals == {GATE: False}
+    assert same(server.weights, cold)
+    assert server.events == [("gate", {"open": False, "reason": "no public labels of the task's own classes"})]
