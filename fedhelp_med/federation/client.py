@@ -53,6 +53,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         trained: what the trainer's network is called; by default ``proxy`` beside a large network, else ``surrogate``.
         deployed: the networks whose probabilities are averaged when ``deployed`` is evaluated; by default the large
             network where there is one, else the trained one.
+        offset: added to the logits of ``deployed``, one number a class; empty for nothing.
         keep_optimizer: keep the optimiser's state of the exchanged network across rounds.
         local_layers: layers that are not exchanged: ``none``, ``batch-norm`` or all ``normalization``.
     """
@@ -69,6 +70,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         has_large: bool = False,
         trained: str | None = None,
         deployed: Sequence[str] = (),
+        offset: Sequence[float] = (),
         keep_optimizer: bool = False,
         local_layers: LocalLayers = "none",
         **kwargs: Any,
@@ -86,6 +88,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         self.has_large = has_large
         self.trained = trained
         self.deployed = tuple(deployed)
+        self.offset = tuple(offset)
         self.keep_optimizer = keep_optimizer
         self.local_layers: LocalLayers = local_layers
         self.round = 0
@@ -265,7 +268,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         if self.large is not None:
             known["large"] = self.large
         if model == "deployed":
-            return MeanOfProbabilities(*(known[name] for name in self.deployed))
+            return MeanOfProbabilities(*(known[name] for name in self.deployed), offset=self.offset)
         if model not in known:
             raise FedHelpError(f"{self.client_name}: has no network {model!r}; it has {', '.join(known)} and deployed")
         return known[model]

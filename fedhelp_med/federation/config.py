@@ -69,10 +69,19 @@ class Public(Section):
 
 
 class Foundation(Section):
-    """The foundation model's answers: a ledger, and which model's where it holds several."""
+    """The foundation model's answers.
+
+    Args:
+        ledger: that holds them.
+        model: whose, where it holds several models'.
+        calibrate: divide logits by the temperature that suits the public labels.
+        follow_quality: multiply the weight of guidance by how good the model is on the public labels (0 to 1).
+    """
 
     ledger: str = Field(min_length=1)
     model: str | None = None
+    calibrate: bool = False
+    follow_quality: bool = False
 
 
 class Site(Section):

@@ -15,7 +15,7 @@ import fedhelp_med
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.files import write_text
 from fedhelp_med.data import Datalist, read_datalist
-from fedhelp_med.federation.config import FederationFile, Site
+from fedhelp_med.federation.config import FederationFile, Foundation, Site
 from fedhelp_med.federation.messages import readable
 from fedhelp_med.methods import METHODS, Method, create_method
 from fedhelp_med.networks import LocalLayers
@@ -71,13 +71,26 @@ def load_federation(path: Path) -> Federation:
     Raises:
         InputError: with the file, and for every problem the key, its value and the remedy.
     """
+    file = read_federation_file(path)
+    with naming(path):
+        return complete_federation(file, path)
+
+
+def read_federation_file(path: Path) -> FederationFile:
+    """Read a federation file alone, without what it refers to.
+
+    Returns:
+        Its content with absolute paths.
+
+    Raises:
+        InputError: with the file, and for every problem the key, its value and the remedy.
+    """
     content = _read_yaml(path)
     with naming(path):
         try:
-            file = FederationFile.model_validate(content)
+            return FederationFile.model_validate(content).resolved(path.resolve().parent)
         except ValidationError as error:
             raise InputError(readable(error, FederationFile, content)) from None
-        return _complete(file.resolved(path.resolve().parent), path)
 
 
 def local_layers(federation: Federation) -> LocalLayers:
@@ -93,10 +106,15 @@ def save_federation(federation: Federation, path: Path) -> None:
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def _complete(file: FederationFile, source: Path) -> Federation:
+def complete_federation(file: FederationFile, source: Path) -> Federation:
+    """Read and check what a file with absolute paths refers to; ``source`` is where it came from.
+
+    Raises:
+        InputError: for every problem the key, its value and the remedy.
+    """
     _check_names(file)
     method = method_of(file)
-    bundle = _bundle(file.bundle)
+    bundle = bundle_folder(file.bundle)
     if file.aggregation.minimum_sites > len(file.sites):
         raise InputError(
             f"aggregation.minimum_sites: {file.aggregation.minimum_sites} is more than the {len(file.sites)} sites; "
@@ -108,14 +126,21 @@ def _complete(file: FederationFile, source: Path) -> Federation:
     if method.exchange == "predictions" and not file.public:
         raise InputError(f"method: {file.method} exchanges predictions on public images; add public.data")
     if file.foundation:
-        if not file.public:
-            raise InputError("foundation: a ledger without a public set teaches nothing; add public.data or remove it")
-        if not Path(file.foundation.ledger).is_file():
-            raise InputError(
-                f"foundation.ledger: {file.foundation.ledger} does not exist; make it with "
-                "`fedhelp foundation acquire`, or remove the key"
-            )
+        _check_foundation(file.foundation, public)
     return Federation(file, source, bundle, method, datalists, public)
+
+
+def _check_foundation(foundation: Foundation, public: Datalist | None) -> None:
+    if public is None:
+        raise InputError("foundation: a ledger without a public set teaches nothing; add public.data or remove it")
+    if not Path(foundation.ledger).is_file():
+        raise InputError(
+            f"foundation.ledger: {foundation.ledger} does not exist; make it with "
+            "`fedhelp foundation acquire`, or remove the key"
+        )
+    for key in ("calibrate", "follow_quality"):
+        if getattr(foundation, key) and "label" not in public.splits["training"][0]:
+            raise InputError(f"foundation.{key}: true needs labels, and {public.path} has none; remove the key")
 
 
 def _read_yaml(path: Path) -> Any:
@@ -178,7 +203,12 @@ def method_of(file: FederationFile) -> Method:
         raise InputError(readable(error, model, file.settings, prefix="settings.")) from None
 
 
-def _bundle(name: str) -> Path:
+def bundle_folder(name: str) -> Path:
+    """Return the folder of a shipped bundle, or ``name`` itself where that is one.
+
+    Raises:
+        InputError: when it is neither.
+    """
     shipped = sorted(folder.parent.parent.name for folder in SHIPPED_BUNDLES.glob("*/configs/train.json"))
     if name in shipped:
         return SHIPPED_BUNDLES / name

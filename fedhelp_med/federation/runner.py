@@ -4,7 +4,7 @@ import dataclasses
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,21 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fedhelp_med.common.errors import FedHelpError, InputError
-from fedhelp_med.common.files import write_json
 from fedhelp_med.federation.aggregate import aggregate, site_weights
-from fedhelp_med.federation.config import FederationFile, Site, Upload
-from fedhelp_med.federation.hosts import open_hosts
-from fedhelp_med.federation.loading import Federation, load_federation, local_layers, naming, save_federation
+from fedhelp_med.federation.config import FederationFile
+from fedhelp_med.federation.hosts import Hosts, open_hosts
+from fedhelp_med.federation.jobs import site_job, upload_of
+from fedhelp_med.federation.loading import Federation, naming, read_federation_file, save_federation
 from fedhelp_med.federation.observer import Observer, Silent
 from fedhelp_med.federation.server import Counts, Server
-from fedhelp_med.federation.site import ClientFactory, SiteJob, SiteReport, fedhelp_client
+from fedhelp_med.federation.site import ClientFactory, SiteReport, fedhelp_client
 from fedhelp_med.federation.state import save_tensors
-from fedhelp_med.federation.task import check_networks, site_overlay, task_constants
+from fedhelp_med.federation.task import check_networks, task_constants
 from fedhelp_med.federation.workspace import Row, Workspace, key_results
 from fedhelp_med.methods import create_method
+
+OpenSites = Callable[[Federation, Workspace, Mapping[str, Any]], Hosts]
+"""Reaches the sites of a federation: its run folder and its task's constants come with it."""
 
 
 def run_federation(
@@ -53,13 +56,33 @@ def run_federation(
         constants = task_constants(federation)
         check_networks(federation, constants)
     workspace = Workspace(out.absolute())  # sites' processes and MONAI read files in it from elsewhere
-    _open(workspace, federation, resume)
+    open_workspace(workspace, federation, resume)
+    run_methods(federation, workspace, constants, observer, in_this_machine(create))
+    return workspace
+
+
+def run_methods(
+    federation: Federation, workspace: Workspace, constants: Mapping[str, Any], observer: Observer, sites: OpenSites
+) -> "Runner":
+    """Run the reference method where the file names one, then the federation's own; return the latter's runner."""
     if federation.file.reference and not workspace.complete:
         reference = reference_of(federation)
-        _open(workspace.reference, reference, resume=True)
-        Runner(reference, workspace.reference, constants, observer, create).run()
-    Runner(federation, workspace, constants, observer, create).run()
-    return workspace
+        if not workspace.reference.root.exists():
+            save_federation(reference, workspace.reference.federation_file)
+        Runner(reference, workspace.reference, constants, observer, sites).run()
+    runner = Runner(federation, workspace, constants, observer, sites)
+    runner.run()
+    return runner
+
+
+def in_this_machine(create: ClientFactory = fedhelp_client) -> OpenSites:
+    """Return how to reach sites that live in this process or its workers."""
+
+    def reach(federation: Federation, workspace: Workspace, constants: Mapping[str, Any]) -> Hosts:
+        jobs = [site_job(federation, workspace, constants, site) for site in federation.sites]
+        return open_hosts(jobs, federation.file.runtime.workers, create)
+
+    return reach
 
 
 class Runner:
@@ -71,7 +94,7 @@ class Runner:
         workspace: Workspace,
         constants: Mapping[str, Any],
         observer: Observer,
-        create: ClientFactory,
+        sites: OpenSites,
     ) -> None:
         self.federation = federation
         self.file = federation.file
@@ -79,7 +102,7 @@ class Runner:
         self.workspace = workspace
         self.observer = observer
         self.constants = constants
-        self._create = create
+        self._sites = sites
         self._rows: list[Row] = []
 
     def run(self) -> None:
@@ -87,10 +110,9 @@ class Runner:
         if self.workspace.complete:
             return
         self.workspace.discard_unfinished()
-        jobs = [self._job(site) for site in self.federation.sites]
         done = self.workspace.committed()
-        self.observer.started(self.method.name, done or 0, self.file.rounds, len(jobs))
-        with open_hosts(jobs, self.file.runtime.workers, self._create) as hosts:
+        self.observer.started(self.method.name, done or 0, self.file.rounds, len(self.file.sites))
+        with self._sites(self.federation, self.workspace, self.constants) as hosts:
             self.hosts = hosts
             self.server = Server(self.federation, self.constants, self.workspace, self._count_recognised)
             torch.set_num_threads(self.file.runtime.threads)
@@ -142,7 +164,7 @@ class Runner:
         self._rows = _rows(reports)
         shares: dict[str, float] = {}
         if self.method.exchange != "nothing":
-            shares = self._aggregate(sorted(reports))
+            shares = self._aggregate(reports)
             self.method.after_aggregation(self.server)
             self.workspace.save_global(number, self.server.weights)
         if self.method.exchange == "weights":
@@ -160,17 +182,16 @@ class Runner:
         self.server.record("round", seconds=round(time.perf_counter() - begin, 3), sites=costs)
         self.observer.round_done(number, self._rows)
 
-    def _aggregate(self, names: list[str]) -> dict[str, float]:
+    def _aggregate(self, reports: Mapping[str, SiteReport]) -> dict[str, float]:
         """Reduce what each site stored on arrival."""
-        sites = {site.name: site for site in self.federation.sites if site.name in names}
+        sites = {site.name: site for site in self.federation.sites if site.name in reports}
         shares = site_weights(
-            {name: self.federation.datalists[name].samples("training") for name in sites},
+            {name: reports[name].samples for name in sites},
             {name: site.role for name, site in sites.items()},
             self.file.aggregation.weighting,
         )
-        folders = {name: self.workspace.site(name) / f"round-{self.server.round:04d}" for name in sites}
-        updates = {name: _StoredState(folder / "update.safetensors") for name, folder in folders.items()}
-        base = self.server.weights if self._upload == "differences" else None
+        updates = {name: _StoredState(self.workspace.update(name, self.server.round)) for name in sites}
+        base = self.server.weights if upload_of(self.federation) == "differences" else None
         self.server.weights = aggregate(updates, shares, base)
         self.server.updates = {name: _Uploaded(update, base) for name, update in updates.items()}
         return shares
@@ -207,47 +228,6 @@ class Runner:
         path = self.workspace.model(number)
         return path if path.is_file() else None
 
-    @property
-    def _upload(self) -> Upload:
-        """Predictions have no earlier version to differ from."""
-        return self.file.aggregation.upload if self.method.exchange == "weights" else "weights"
-
-    def _reference_network(self, site: Site) -> Path | None:
-        """Return the file of the site's local-only network, where a reference was trained."""
-        path = self.workspace.reference.site(site.name) / "deployed" / "local.safetensors"
-        return path if path.is_file() else None
-
-    def _job(self, site: Site) -> SiteJob:
-        """Write the site's config and describe what its process has to do."""
-        folder = self.workspace.site(site.name)
-        overlay_file = folder / "config.json"
-        write_json(overlay_file, site_overlay(self.federation, site, self.constants))
-        plan = self.method.plan(site.role)
-        datalist = self.federation.datalists[site.name]
-        return SiteJob(
-            name=site.name,
-            role=site.role,
-            bundle=str(self.federation.bundle),
-            configs=(*plan.configs, str(overlay_file)),
-            folder=folder,
-            seed=self.file.seed,
-            rounds=self.file.rounds,
-            local_epochs=self.file.local_epochs,
-            samples=datalist.samples("training"),
-            splits=tuple(split for split, items in datalist.splits.items() if items),
-            has_large=site.role == "large",
-            trained=plan.trained,
-            deployed=plan.deployed,
-            keep_optimizer=self.method.keeps_optimizer,
-            exchange=self.method.exchange,
-            upload=self._upload,
-            local_layers=local_layers(self.federation),
-            chooses=self.method.chooses,
-            reference=self._reference_network(site),
-            threads=self.file.runtime.threads,
-            timeout=self.file.runtime.site_timeout,
-        )
-
 
 class _StoredState(Mapping[str, Tensor]):
     """A state whose tensors are read from its file one at a time."""
@@ -283,8 +263,12 @@ class _Uploaded(Mapping[str, Tensor]):
         return len(self._update)
 
 
-def _open(workspace: Workspace, federation: Federation, resume: bool) -> None:
-    """Make the run folder, or check that it holds the same federation."""
+def open_workspace(workspace: Workspace, federation: Federation, resume: bool) -> None:
+    """Make the run folder, or check that it holds the same federation.
+
+    Raises:
+        InputError: when the folder holds something else.
+    """
     if not workspace.root.exists() or all(path.name == "data" for path in workspace.root.iterdir()):
         save_federation(federation, workspace.federation_file)
         return
@@ -292,7 +276,7 @@ def _open(workspace: Workspace, federation: Federation, resume: bool) -> None:
         raise InputError(f"{workspace.root}: is not empty and not a run; choose another --out")
     if not resume:
         raise InputError(f"{workspace.root}: holds a run already; go on with --resume, or choose another --out")
-    check_same(workspace.root, load_federation(workspace.federation_file).file, federation.file)
+    check_same(workspace.root, read_federation_file(workspace.federation_file), federation.file)
 
 
 def check_same(root: Path, earlier: FederationFile, file: FederationFile) -> None:

@@ -50,6 +50,7 @@ class SiteJob:
     upload: Upload
     local_layers: LocalLayers
     chooses: bool
+    offset: tuple[float, ...]
     reference: Path | None
     threads: int
     timeout: float | None
@@ -110,6 +111,7 @@ def client_of(kind: type[Client], job: SiteJob) -> Client:
         has_large=job.has_large,
         trained=job.trained,
         deployed=job.deployed,
+        offset=job.offset,
         keep_optimizer=job.keep_optimizer,
         local_layers=job.local_layers,
     )
@@ -282,6 +284,7 @@ class SiteHost:
                     "site": self.job.name,
                     "role": self.job.role,
                     "networks": list(client.deployed),
+                    "offset": list(self.job.offset),
                     "rule": "mean of probabilities" if len(client.deployed) > 1 else "single network",
                     "choice": None if choice is None else dataclasses.asdict(choice),
                     "bundle": self.job.bundle,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -65,6 +65,10 @@ class Workspace:
     def site(self, name: str) -> Path:
         """Return a site's folder."""
         return self.root / "sites" / name
+
+    def update(self, name: str, number: int) -> Path:
+        """Return the file of what a site uploaded in round ``number``."""
+        return self.site(name) / f"round-{number:04d}" / "update.safetensors"
 
     def global_round(self, number: int) -> Path:
         """Return the folder of the global model after round ``number`` (0: the start)."""
@@ -134,9 +138,9 @@ class Workspace:
         self.write_metrics()
 
     @property
-    def reference(self) -> "Workspace":
+    def reference(self) -> Self:
         """The run of the reference method, where the federation file names one."""
-        return Workspace(self.root / "reference")
+        return type(self)(self.root / "reference")
 
     @property
     def complete(self) -> bool:

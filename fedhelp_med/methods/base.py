@@ -118,6 +118,11 @@ class Method(ABC):
         """Whether a site may deploy another network than the plan's when its validation studies prefer it."""
         return False
 
+    @property
+    def balances(self) -> bool:
+        """Whether a deployed classifier decides as if all classes were equally frequent at the site."""
+        return False
+
     @abstractmethod
     def plan(self, role: Role) -> RolePlan:
         """Return what a site of ``role`` executes."""

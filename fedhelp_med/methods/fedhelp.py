@@ -44,6 +44,8 @@ class FedHelpSettings(Settings):
         server_steps: steps of distillation at the server after each aggregation, while the gate is open.
         server_part: the first part of the rounds in which they are taken.
         average: deploy the mean of the site's own network and the global one.
+        balance: a deployed classifier's logits are shifted by the site's own class frequencies, so that its likeliest
+            class maximises the balanced accuracy; the order of the images, and so the AUC, stays.
         choose: unless another network of the site is better on its validation split by more than a standard error.
     """
 
@@ -67,6 +69,7 @@ class FedHelpSettings(Settings):
     server_steps: int = Field(0, ge=0)
     server_part: float = Field(0.5, ge=0, le=1)
     average: bool = False
+    balance: bool = False
     choose: bool = False
 
 
@@ -81,6 +84,7 @@ RECOMMENDED: Mapping[str, Any] = {
     "large_warm_start": 500,
     "server_steps": 10,
     "average": True,
+    "balance": True,
     "choose": True,
 }
 
@@ -123,6 +127,11 @@ class FedHelp(Method):
             personal=("large",),
             deployed=("large", *together),
         )
+
+    @property
+    def balances(self) -> bool:
+        """Whether deployed classifiers are shifted by the class frequencies."""
+        return self.settings.balance
 
     @property
     def chooses(self) -> bool:

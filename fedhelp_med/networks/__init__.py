@@ -1,7 +1,7 @@
 """Networks: a tap on any network's features, the auxiliary head, small and large factories, normalisation."""
 
 from fedhelp_med.networks.auxiliary import auxiliary_head
-from fedhelp_med.networks.ensemble import MeanOfProbabilities
+from fedhelp_med.networks.ensemble import MeanOfProbabilities, balancing_offset
 from fedhelp_med.networks.factories import (
     large_classifier,
     large_segmenter,
@@ -25,6 +25,7 @@ __all__ = [
     "LocalLayers",
     "MeanOfProbabilities",
     "auxiliary_head",
+    "balancing_offset",
     "batch_norm_keys",
     "batch_norm_layers",
     "frozen_statistics",

@@ -94,6 +94,7 @@ def test_the_recommended_preset_warm_starts_gates_and_records_what_sites_deploy(
         assert set(event["evidence"]) >= {f"{own} + global", own, "global", "local", "fine-tuned"}
         meta = json.loads((tmp_path / "run/sites" / event["site"] / "deployed/meta.json").read_text())
         assert meta["networks"] == event["networks"]
+        assert meta["offset"] == pytest.approx([0, 0])  # as many images of either class
         assert all(
             (tmp_path / "run/sites" / event["site"] / f"deployed/{n}.safetensors").is_file() for n in event["networks"]
         )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedhelp_med.networks import MeanOfProbabilities
+from fedhelp_med.networks import MeanOfProbabilities, balancing_offset
 
 
 class Gives(nn.Module):
@@ -101,3 +101,38 @@ def test_the_networks_are_its_modules() -> None:
 def test_no_network_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         MeanOfProbabilities()
+
+
+# Decisions for balanced classes
+
+
+def test_the_balancing_offset_by_hand() -> None:
+    # (2 + 1) / 20 and (16 + 1) / 20; centred
+    low, high = balancing_offset([2, 16])
+    assert low - high == pytest.approx(math.log(17 / 3))
+    assert low + high == pytest.approx(0)
+    assert balancing_offset([5, 5, 5]) == pytest.approx((0, 0, 0))
+    assert all(map(math.isfinite, balancing_offset([0, 8])))
+
+
+def test_a_balanced_network_recognises_the_rare_class_at_the_frequent_ones_price() -> None:
+    # calibrated: p = (0.8, 0.2) where 90 % are of class 0 speaks for class 1
+    logits = torch.tensor([[0.8, 0.2]]).log()
+    offset = balancing_offset([89, 9])
+    assert MeanOfProbabilities(Gives(logits)).forward(logits).argmax() == 0
+    assert MeanOfProbabilities(Gives(logits), offset=offset)(logits).argmax() == 1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("spatial", [(), (4, 5)])
+def test_the_offset_shifts_each_class_and_keeps_the_order_of_images(channels: int, spatial: tuple[int, ...]) -> None:
+    image = torch.randn(6, channels, *spatial)
+    offset = [0.3, -0.5, 0.2][: max(2, channels)]
+    shifted = MeanOfProbabilities(nn.Identity(), offset=offset)(image)
+    difference = shifted - image
+    expected = torch.tensor(offset) if channels > 1 else torch.tensor([offset[1] - offset[0]])
+    torch.testing.assert_close(difference, expected.reshape(-1, *(1,) * len(spatial)).expand_as(image))
+
+
+def test_the_offset_is_no_weight() -> None:
+    assert MeanOfProbabilities(nn.Identity(), offset=[0.1, -0.1]).state_dict() == {}

@@ -1,0 +1,1 @@
+"""A finished site's network, for use elsewhere: as a MONAI bundle, or in onnxruntime."""
