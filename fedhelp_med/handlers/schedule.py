@@ -6,7 +6,9 @@ A schedule is a callable ``engine -> weight``. Rounds come from ``engine.state.f
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from fedhelp_med.common.errors import InputError
 
 Schedule = Callable[[Any], float]
 Unit = Literal["round", "epoch", "iteration"]
@@ -14,6 +16,8 @@ Unit = Literal["round", "epoch", "iteration"]
 
 def position(engine: Any, unit: Unit) -> int:
     """Return the 1-based number of the round, epoch or iteration that ``engine`` is in."""
+    if unit not in get_args(Unit):
+        raise InputError(f"unit: {unit!r} is unknown; choose {', '.join(get_args(Unit))}")
     if unit == "iteration":
         return int(engine.state.iteration)
     epoch = int(engine.state.epoch)

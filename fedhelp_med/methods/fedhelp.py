@@ -157,7 +157,7 @@ class FedHelp(Method):
 
     def after_aggregation(self, server: Server) -> None:
         """Distil the aggregate on public images while the gate is open, in the first part of the rounds."""
-        early = server.round <= self.settings.server_part * server.rounds
+        early = server.round <= self.settings.server_part * server.rounds + 1e-9  # 0.7 of 10 rounds is less than 7
         if self.settings.server_steps and early and server.signals.get(GATE):
             rate = (self.settings.learning_rate or 1e-3) / 2
             distil_updates(server, self.settings.server_steps, rate, use_knowledge=self.settings.knowledge > 0)

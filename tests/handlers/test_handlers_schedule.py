@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ignite.engine import Events, State
 
+from fedhelp_med.common.errors import InputError
 from fedhelp_med.handlers import Constant, FirstPart, LinearWarmUp, WhileAhead, as_schedule
 
 WEIGHTS = st.floats(0, 100)
@@ -140,3 +141,8 @@ def test_a_number_is_a_constant_schedule(weight: float, number: int) -> None:
 def test_a_schedule_stays_what_it_is() -> None:
     schedule = LinearWarmUp(1.0, 3)
     assert as_schedule(schedule) is schedule
+
+
+def test_an_unknown_unit_is_refused() -> None:
+    with pytest.raises(InputError, match="unit: 'rounds' is unknown; choose round, epoch, iteration"):
+        LinearWarmUp(1.0, 5, unit="rounds")(in_round(1))  # type: ignore[arg-type]
