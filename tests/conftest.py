@@ -69,34 +69,35 @@ def site(tmp_path):
     return lambda name="a", **options: write_site(tmp_path / "sites" / name, **options)
 
 
+def write_federation(folder: Path, **changes) -> Path:
+    """Write a federation file of two tiny small sites and two large ones; keywords change its keys."""
+    sites = []
+    for index, (name, role, training) in enumerate(
+        (
+            ("clinic-a", "small", 6),
+            ("clinic-b", "small", 6),
+            ("hospital-a", "large", 12),
+            ("hospital-b", "large", 10),
+        )
+    ):
+        write_site(folder / "sites" / name, training=training, seed=index)
+        sites.append({"name": name, "role": role, "data": f"sites/{name}/datalist.json"})
+    content = {
+        "name": "tiny",
+        "seed": 3,
+        "rounds": 2,
+        "method": "fedhelp",
+        "preset": "paper",
+        "bundle": "fedhelp_classification",
+        "overrides": SMALL,
+        "sites": sites,
+    } | changes
+    path = folder / "federation.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+    return path
+
+
 @pytest.fixture
 def federation_file(tmp_path):
-    """Write a federation file of two tiny small sites and two large ones; keywords change its keys."""
-
-    def write(**changes) -> Path:
-        sites = []
-        for index, (name, role, training) in enumerate(
-            (
-                ("clinic-a", "small", 6),
-                ("clinic-b", "small", 6),
-                ("hospital-a", "large", 12),
-                ("hospital-b", "large", 10),
-            )
-        ):
-            write_site(tmp_path / "sites" / name, training=training, seed=index)
-            sites.append({"name": name, "role": role, "data": f"sites/{name}/datalist.json"})
-        content = {
-            "name": "tiny",
-            "seed": 3,
-            "rounds": 2,
-            "method": "fedhelp",
-            "preset": "paper",
-            "bundle": "fedhelp_classification",
-            "overrides": SMALL,
-            "sites": sites,
-        } | changes
-        path = tmp_path / "federation.yaml"
-        path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
-        return path
-
-    return write
+    """Write a federation file of tiny sites into the test's folder; keywords change its keys."""
+    return lambda **changes: write_federation(tmp_path, **changes)

@@ -48,6 +48,7 @@ def write_mask_site(
             for key, voxels in (("image", image), ("label", mask)):
                 nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4) if affine is None else affine), folder / item[key])
             content[split].append(item if labelled else {"image": item["image"]})
+    content["public"] = not labelled
     path = folder / "datalist.json"
     path.write_text(json.dumps({key: value for key, value in content.items() if value}))
     return path

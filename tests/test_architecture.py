@@ -22,7 +22,9 @@ ROOMS = [
     "handlers",
     "methods",
     "federation",
+    "export",
     "report",
+    "prediction",
     "cli",
 ]
 """From the bottom up: a room imports itself and the rooms before it."""

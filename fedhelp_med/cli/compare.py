@@ -3,19 +3,19 @@
 import os
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from fedhelp_med.cli.progress import Bar
+from fedhelp_med.cli.report import end_with_report
 from fedhelp_med.cli.run import quieten
 from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.files import write_text
 from fedhelp_med.federation.comparison import Cell, make_cells, method_names, run_cells
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.report.comparison import read_results
+from fedhelp_med.report.comparison_facts import save_facts
 from fedhelp_med.report.comparison_sheets import comparison_sheets, disparity_csv, networks_sheet
 
 
@@ -45,8 +45,11 @@ def compare_methods(
         suffix = "" if split == "testing" else f"-{split}"
         write_text(out / f"comparison{suffix}.md", "\n".join(sheet.markdown() for sheet in sheets))
         write_text(out / f"disparity{suffix}.csv", disparity_csv(results, cells))
+        save_facts(results, cells, sheets, out)
     console.print(f"[dim]{time.perf_counter() - begin:.0f} s.[/]")
     console.print(f"Results: {out / 'comparison.csv'}", highlight=False, soft_wrap=True)
+    if len(failed) < len(cells):
+        end_with_report(console, out)
     if failed:
         raise FedHelpError(
             f"{len(failed)} of {len(cells)} cells failed: {'; '.join(map(str, failed))}. "
@@ -54,55 +57,30 @@ def compare_methods(
         )
 
 
-class _CellProgress:
+class _CellProgress(Bar):
     """A bar of cells where there is a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self._bar = Progress(
-            TextColumn("comparison"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("cells"),
-            TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[last]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID | None = None
+        super().__init__(console, "cells")
         self._done = self._cells = 0
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def started(self, done: int, cells: int) -> None:
         """Open the bar."""
         self._done, self._cells = done, cells
-        self._task = self._bar.add_task("", total=cells, completed=done, last="")
+        self.open("comparison", done, cells)
         if done:
-            self.console.print(f"{done} of {cells} cells are finished already.", highlight=False)
+            self.say(f"{done} of {cells} cells are finished already.")
 
     def cell_done(self, cell: Cell, reason: str | None) -> None:
         """Advance the bar, or print a line; a failure is always printed."""
         self._done += 1
-        if self._task is not None:
-            self._bar.update(self._task, completed=self._done, last=str(cell))
+        self.show(self._done, str(cell))
         if reason is not None:
-            self._say(f"[red]{cell}: failed:[/] {escape(reason)}")
+            self.say(f"[red]{cell}: failed:[/] {escape(reason)}")
         elif missing := _untested(cell):
-            self._say(f"[red]{cell}: without {', '.join(missing)}, which failed;[/] see {cell.folder}/events.jsonl")
+            self.say(f"[red]{cell}: without {', '.join(missing)}, which failed;[/] see {cell.folder}/events.jsonl")
         elif not self.console.is_terminal:
-            self._say(f"{self._done}/{self._cells}: {cell}")
-
-    def _say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+            self.say("; ".join(filter(None, (f"{self._done}/{self._cells}: {cell}", self.left(self._done)))))
 
 
 def _untested(cell: Cell) -> list[str]:

@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from fedhelp_med.cli.examples import Example, Task, make_example
+from fedhelp_med.cli.report import end_with_report
 from fedhelp_med.cli.run import quieten, run_watched
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.files import write_text
@@ -70,6 +71,7 @@ def run_demo(
     print_summary(console, summarise(workspace.rows()), federation.file.method, federation.file.name)
     console.print(f"[dim]{time.perf_counter() - begin:.0f} s. The federation file: {path}[/]", soft_wrap=True)
     console.print(f"Results: {out}", highlight=False, soft_wrap=True)
+    end_with_report(console, out)
 
 
 def _introduce(console: Console, example: Example) -> None:

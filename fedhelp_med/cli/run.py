@@ -3,24 +3,39 @@
 import logging
 import warnings
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
 from fedhelp_med.cli.progress import ProgressObserver
+from fedhelp_med.cli.report import end_with_report
 from fedhelp_med.federation.loading import Federation, load_federation
+from fedhelp_med.federation.metering import metered_client
 from fedhelp_med.federation.runner import run_federation
 from fedhelp_med.federation.workspace import Workspace
 from fedhelp_med.report.summary import summarise
 from fedhelp_med.report.table import print_summary
 
+Runtime = Literal["in-process", "nvflare-sim", "nvflare-poc"]
 
-def run_file(path: Path, out: Path, *, resume: bool, workers: int | None) -> None:
+
+def run_file(
+    path: Path, out: Path, *, resume: bool, workers: int | None = None, runtime: Runtime = "in-process"
+) -> None:
     """Run the federation in ``path`` and print its table."""
     console = Console()
     federation = load_federation(path)
-    workspace = run_watched(federation, out, console, resume=resume, workers=workers)
+    if runtime == "in-process":
+        workspace = run_watched(federation, out, console, resume=resume, workers=workers)
+    else:
+        from fedhelp_med.federation.nvflare.launch import run_in_nvflare
+
+        quieten()
+        with ProgressObserver(console) as observer:
+            workspace = run_in_nvflare(federation, out, runtime, resume=resume, observer=observer)
     print_summary(console, summarise(workspace.rows()), federation.file.method, federation.file.name)
     console.print(f"Results: {out}", highlight=False, soft_wrap=True)
+    end_with_report(console, out)
 
 
 def run_watched(federation: Federation, out: Path, console: Console, *, resume: bool, workers: int | None) -> Workspace:
@@ -30,7 +45,7 @@ def run_watched(federation: Federation, out: Path, console: Console, *, resume: 
         runtime = federation.file.runtime.model_copy(update={"workers": workers})
         federation = federation.with_file(federation.file.model_copy(update={"runtime": runtime}))
     with ProgressObserver(console) as observer:
-        return run_federation(federation, out, resume=resume, observer=observer)
+        return run_federation(federation, out, resume=resume, observer=observer, create=metered_client)
 
 
 def quieten() -> None:

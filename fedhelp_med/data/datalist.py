@@ -2,7 +2,8 @@
 
 A datalist is ``{"name": ..., "labels": {"0": "no lesion", "1": "lesion"}, "training": [item, ...], "validation":
 [...], "testing": [...]}`` where an item is ``{"image": path, "label": int or mask path, "patient": text}``.
-``name``, ``labels``, ``label`` and ``patient`` are optional; paths count from the datalist's folder.
+``name``, ``labels``, ``label`` and ``patient`` are optional; paths count from the datalist's folder. ``"public": true``
+declares that every image in it may leave the site; without it a datalist is private.
 """
 
 import json
@@ -30,12 +31,14 @@ class Datalist:
         name: its ``name``, or its folder's.
         classes: the names in ``labels``, by index; None when it declares none.
         splits: items by split, with absolute paths.
+        public: whether it declares that all its images may leave the site.
     """
 
     path: Path
     name: str
     classes: tuple[str, ...] | None
     splits: dict[str, list[Item]]
+    public: bool = False
 
     @property
     def class_count(self) -> int | None:
@@ -83,6 +86,9 @@ def read_datalist(path: Path, *, require: Sequence[str] = ("training",)) -> Data
     name = content.get("name", path.absolute().parent.name)
     if not isinstance(name, str):
         raise _error(path, "name", name, "write a text")
+    public = content.get("public", False)
+    if not isinstance(public, bool):
+        raise _error(path, "public", public, "write true if every image may leave this site, else leave the key out")
     splits = {split: content[split] for split in SPLITS if split in content}
     checked = {
         split: [_read_item(path, f"{split}[{index}]", item, classes) for index, item in enumerate(items)]
@@ -91,7 +97,7 @@ def read_datalist(path: Path, *, require: Sequence[str] = ("training",)) -> Data
     _check_label_types(path, checked)
     _check_files(path, checked)
     _check_leaks(path, checked)
-    return Datalist(path, name, classes, checked)
+    return Datalist(path, name, classes, checked, public)
 
 
 def write_datalist(
@@ -100,6 +106,7 @@ def write_datalist(
     name: str,
     classes: Sequence[str] | None,
     splits: Mapping[str, Sequence[Mapping[str, Any]]],
+    public: bool = False,
 ) -> None:
     """Write a datalist, whole or not at all.
 
@@ -109,8 +116,11 @@ def write_datalist(
         classes: class names by index, or None.
         splits: items by split. Absolute image and mask paths become relative to the file's folder; relative ones
             count from there already.
+        public: declare that every image may leave the site.
     """
     content: dict[str, Any] = {"name": name}
+    if public:
+        content["public"] = True
     if classes is not None:
         content["labels"] = {str(index): label for index, label in enumerate(classes)}
     for split, items in splits.items():

@@ -43,9 +43,12 @@ class DemoData:
 
 @dataclass(frozen=True)
 class Study:
-    """One image file to be written; its label is a class index, or the content of a mask file of the same format."""
+    """One image to be written: a file, or the files of a DICOM series by name, which get a folder.
 
-    content: bytes
+    Its label is a class index, or the content of a mask file.
+    """
+
+    content: bytes | Mapping[str, bytes]
     patient: str
     label: int | bytes | None = None
 
@@ -59,7 +62,7 @@ class StudySet:
         name: of the datalist.
         classes: class names by index, None for an unlabelled set.
         splits: studies by split.
-        suffix: of the image files.
+        suffix: of the image and mask files.
     """
 
     folder: str
@@ -83,6 +86,11 @@ def site_roles(small: int, large: int) -> dict[str, str]:
         raise InputError("small_sites and large_sites: both are 0; choose at least one site")
     roles = {f"clinic-{letter}": "small" for letter in letters[:small]}
     return roles | {f"hospital-{letter}": "large" for letter in letters[:large]}
+
+
+def stores_series(site: str) -> bool:
+    """Whether a demo site stores DICOM series: every second site of a role does, the others store NIfTI."""
+    return string.ascii_lowercase.find(site[-1]) % 2 == 1
 
 
 def check_counts(**counts: int) -> None:
@@ -126,11 +134,11 @@ def _is_complete(folder: Path, parameters: Mapping[str, Any], data: DemoData) ->
     try:
         if json.loads((folder / MARKER).read_text(encoding="utf-8")) != expected:
             return False
-        for datalist in (*(site.datalist for site in data.sites), data.public, data.foundation):
+        for datalist in (*(site.datalist for site in data.sites), data.foundation):
             read_datalist(datalist)
+        return read_datalist(data.public).public
     except (OSError, ValueError, InputError):
         return False
-    return True
 
 
 def _claim(folder: Path) -> None:
@@ -146,6 +154,17 @@ def _claim(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
+def _write_image(folder: Path, name: str, suffix: str, content: bytes | Mapping[str, bytes]) -> str:
+    if isinstance(content, bytes):
+        name += suffix
+        (folder / name).write_bytes(content)
+        return name
+    (folder / name).mkdir()
+    for file, slice_content in content.items():
+        (folder / name / file).write_bytes(slice_content)
+    return name
+
+
 def _write_set(folder: Path, study_set: StudySet) -> None:
     target = folder / study_set.folder
     with replacing_folder(target) as temporary:
@@ -154,8 +173,7 @@ def _write_set(folder: Path, study_set: StudySet) -> None:
         for split, studies in study_set.splits.items():
             splits[split] = []
             for index, study in enumerate(studies):
-                image = f"images/{split}-{index:04d}{study_set.suffix}"
-                (temporary / image).write_bytes(study.content)
+                image = _write_image(temporary, f"images/{split}-{index:04d}", study_set.suffix, study.content)
                 item: dict[str, Any] = {"image": image, "patient": study.patient}
                 if isinstance(study.label, bytes):
                     item["label"] = f"masks/{split}-{index:04d}{study_set.suffix}"
@@ -164,5 +182,11 @@ def _write_set(folder: Path, study_set: StudySet) -> None:
                 elif study.label is not None:
                     item["label"] = study.label
                 splits[split].append(item)
-        write_datalist(temporary / "datalist.json", name=study_set.name, classes=study_set.classes, splits=splits)
+        write_datalist(
+            temporary / "datalist.json",
+            name=study_set.name,
+            classes=study_set.classes,
+            splits=splits,
+            public=study_set.folder == "public",
+        )
     logger.info("%s: %s studies", target, ", ".join(f"{len(items)} {split}" for split, items in splits.items()))

@@ -8,17 +8,16 @@ foundation model's training set uses cells that no site has; its validation set 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import nibabel
 import numpy as np
-import numpy.typing as npt
 
 from fedhelp_med.common.seeds import derive_seed
-from fedhelp_med.data.demo import DemoData, Study, StudySet, build_demo, check_counts, site_roles
+from fedhelp_med.data.demo import DemoData, Study, StudySet, build_demo, check_counts, site_roles, stores_series
 from fedhelp_med.data.lesions import add_distractors, add_lesions
 from fedhelp_med.data.scanners import Scanner, acquire, contrast, draw_scanner
-from fedhelp_med.data.template import GROUPS, Anatomy, Slab, find_template, load_template
+from fedhelp_med.data.simulated_scan import Scan, as_nifti, as_series
+from fedhelp_med.data.template import GROUPS, Anatomy, find_template, load_template
 
-RECIPE = 4  # counts up when the same parameters give other bytes
+RECIPE = 5  # counts up when the same parameters give other bytes
 CLASSES = ("no lesion", "simulated lesion")
 NAME = "ICBM 2009 template with simulated lesions"
 KIND_OF_ROLE = {"small": "clinic", "large": "hospital"}
@@ -39,8 +38,9 @@ def make_icbm_sites(
     public: int = 400,
     foundation: int = 1200,
     foundation_validation: int = 200,
+    dicom: bool = True,
 ) -> DemoData:
-    """Write the demo's studies (NIfTI slabs of 64 x 64 x 8 voxels of about 1 mm, int16) and datalists.
+    """Write the demo's studies (slabs of 64 x 64 x 8 voxels of about 1 mm, int16) and datalists.
 
     Small sites have a clinic's scanner each, large ones a hospital's. The public set, unlabelled, comes from one
     further scanner of either kind, the foundation model's labelled set from eight.
@@ -58,6 +58,7 @@ def make_icbm_sites(
         public: public studies.
         foundation: training studies of the foundation model.
         foundation_validation: its validation studies.
+        dicom: let every second site store DICOM MR series (of the same voxels) instead of NIfTI files.
 
     Raises:
         InputError: a count is out of range, nilearn is missing, or the folder holds other data.
@@ -82,9 +83,15 @@ def make_icbm_sites(
         }
         for name, role in roles.items()
     }
-    parameters = {"source": "icbm", "recipe": RECIPE, "seed": seed, "roles": roles, **counts}
+    parameters = {"source": "icbm", "recipe": RECIPE, "seed": seed, "roles": roles, "dicom": dicom, **counts}
     sets = _sets(
-        find_template(), seed, roles, sites, public, {"training": foundation, "validation": foundation_validation}
+        find_template(),
+        seed,
+        roles,
+        sites,
+        public,
+        dicom,
+        {"training": foundation, "validation": foundation_validation},
     )
     return build_demo(folder, parameters, roles, sets)
 
@@ -95,12 +102,13 @@ def _sets(
     roles: dict[str, str],
     sites: dict[str, dict[str, int]],
     public: int,
+    dicom: bool,
     foundation: dict[str, int],
 ) -> Iterator[StudySet]:
     template = load_template(template_files)
     anatomy = {group: Anatomy(template, group) for group in GROUPS}
     for name, role in roles.items():
-        maker = _Maker(seed, name, (KIND_OF_ROLE[role],))
+        maker = _Maker(seed, name, (KIND_OF_ROLE[role],), series=dicom and stores_series(name))
         splits = {split: maker.studies(split, anatomy[split], count) for split, count in sites[name].items()}
         yield StudySet(f"sites/{name}", f"{NAME}: {name}", CLASSES, splits, ".nii")
     maker = _Maker(seed, "public", ("clinic", "hospital"))
@@ -117,9 +125,10 @@ def _sets(
 class _Maker:
     """Makes the studies of one site (or of the public or foundation set) on its own scanners."""
 
-    def __init__(self, seed: int, name: str, kinds: Sequence[str]):
+    def __init__(self, seed: int, name: str, kinds: Sequence[str], *, series: bool = False):
         self.seed = seed
         self.name = name
+        self.series = series
         self.scanners = [draw_scanner(self._stream("scanner", index), kind) for index, kind in enumerate(kinds)]
 
     def _stream(self, *purpose: object) -> np.random.Generator:
@@ -131,27 +140,18 @@ class _Maker:
         for index, drawn in enumerate(order):
             label = int(drawn % 2)
             scanner = self.scanners[drawn // 2 % len(self.scanners)]
-            content = make_study(anatomy, scanner, label, self._stream(split, index))
-            yield Study(content, f"{self.name}-{split}-{index:04d}", label if labelled else None)
+            scan = make_study(anatomy, scanner, label, self._stream(split, index))
+            patient = f"{self.name}-{split}-{index:04d}"
+            content = as_series(scan, self.name, patient, self.seed) if self.series else as_nifti(scan)
+            yield Study(content, patient, label if labelled else None)
 
 
-def make_study(anatomy: Anatomy, scanner: Scanner, label: int, rng: np.random.Generator) -> bytes:
-    """Make one study as an uncompressed NIfTI file, with simulated lesions when ``label`` is 1."""
+def make_study(anatomy: Anatomy, scanner: Scanner, label: int, rng: np.random.Generator) -> Scan:
+    """Make one study, with simulated lesions when ``label`` is 1; the slab's tilt is left out of its geometry."""
     slab = anatomy.draw(rng)
     tissue = np.clip((slab.maps[1] + slab.maps[2] - 0.3) / 0.4, 0, 1)  # the maps are vague: 0.7 is tissue
     image = contrast(slab.maps, scanner)
     if label:
         image = add_lesions(image, tissue, slab.spacing, rng)
     image = add_distractors(image, tissue, slab.spacing, rng)
-    return _as_nifti(acquire(image, scanner, rng), slab)
-
-
-def _as_nifti(image: npt.NDArray[np.int16], slab: Slab) -> bytes:
-    """Wrap ``D, H, W`` voxels as ``W, H, D`` with RAS axes in the template's millimetres (the tilt is left out)."""
-    affine = np.diag([*slab.spacing, 1.0])
-    middle = (np.array(image.shape[::-1]) - 1) / 2
-    affine[:3, 3] = np.array(slab.centre) - middle * np.array(slab.spacing)
-    nifti = nibabel.Nifti1Image(np.ascontiguousarray(image.transpose(2, 1, 0)), affine)
-    nifti.header.set_xyzt_units("mm")
-    nifti.header["descrip"] = b"simulated study"
-    return bytes(nifti.to_bytes())
+    return Scan(acquire(image, scanner, rng), slab.spacing, slab.centre)

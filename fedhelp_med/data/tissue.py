@@ -9,16 +9,16 @@ has; its validation set uses the validation cells.
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 
 from fedhelp_med.common.seeds import derive_seed
-from fedhelp_med.data.demo import DemoData, Study, StudySet, build_demo, check_counts, site_roles
+from fedhelp_med.data.demo import DemoData, Study, StudySet, build_demo, check_counts, site_roles, stores_series
 from fedhelp_med.data.scanners import Scanner, acquire, contrast, draw_scanner
-from fedhelp_med.data.template import GROUPS, Anatomy, Slab, find_template, load_template
+from fedhelp_med.data.simulated_scan import Scan, as_nifti, as_series
+from fedhelp_med.data.template import GROUPS, Anatomy, find_template, load_template
 
-RECIPE = 1  # counts up when the same parameters give other bytes
+RECIPE = 2  # counts up when the same parameters give other bytes
 CLASSES = ("background", "grey matter", "white matter")
 NAME = "ICBM 2009 template, brain tissue"
 KIND_OF_ROLE = {"small": "clinic", "large": "hospital"}
@@ -39,8 +39,9 @@ def make_tissue_sites(
     public: int = 300,
     foundation: int = 600,
     foundation_validation: int = 100,
+    dicom: bool = True,
 ) -> DemoData:
-    """Write the studies (2-D NIfTI of 64 x 64 pixels of about 1 mm: int16, with a uint8 mask each) and datalists.
+    """Write the studies (slices of 64 x 64 pixels of about 1 mm: int16, with a uint8 NIfTI mask each) and datalists.
 
     Small sites have a clinic's scanner each, large ones a hospital's. The public set, unlabelled, comes from one
     further scanner of either kind, the foundation model's labelled set from eight.
@@ -58,6 +59,7 @@ def make_tissue_sites(
         public: public studies.
         foundation: training studies of the foundation model.
         foundation_validation: its validation studies.
+        dicom: let every second site store DICOM MR series (of the same voxels) instead of NIfTI files.
 
     Raises:
         InputError: a count is out of range, nilearn is missing, or the folder holds other data.
@@ -74,8 +76,8 @@ def make_tissue_sites(
     }
     check_counts(**counts)
     roles = site_roles(small_sites, large_sites)
-    parameters = {"source": "icbm tissue", "recipe": RECIPE, "seed": seed, "roles": roles, **counts}
-    return build_demo(folder, parameters, roles, _sets(find_template(), seed, roles, counts))
+    parameters = {"source": "icbm tissue", "recipe": RECIPE, "seed": seed, "roles": roles, "dicom": dicom, **counts}
+    return build_demo(folder, parameters, roles, _sets(find_template(), seed, roles, counts, dicom))
 
 
 def tissue_mask(maps: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -90,12 +92,12 @@ def tissue_mask(maps: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 
 def _sets(
-    template_files: Sequence[Path], seed: int, roles: Mapping[str, str], counts: Mapping[str, int]
+    template_files: Sequence[Path], seed: int, roles: Mapping[str, str], counts: Mapping[str, int], dicom: bool
 ) -> Iterator[StudySet]:
     template = load_template(template_files)
     anatomy = {group: Anatomy(template, group, slices=1) for group in GROUPS}
     for name, role in roles.items():
-        maker = _Maker(seed, name, (KIND_OF_ROLE[role],))
+        maker = _Maker(seed, name, (KIND_OF_ROLE[role],), series=dicom and stores_series(name))
         sizes = {
             "training": counts[f"{role}_training"],
             "validation": counts[f"{role}_validation"],
@@ -117,9 +119,10 @@ def _sets(
 class _Maker:
     """Makes the studies of one site (or of the public or foundation set) on its own scanners, in turn."""
 
-    def __init__(self, seed: int, name: str, kinds: Sequence[str]):
+    def __init__(self, seed: int, name: str, kinds: Sequence[str], *, series: bool = False):
         self.seed = seed
         self.name = name
+        self.series = series
         self.scanners = [draw_scanner(self._stream("scanner", index), kind) for index, kind in enumerate(kinds)]
 
     def _stream(self, *purpose: object) -> np.random.Generator:
@@ -130,22 +133,14 @@ class _Maker:
         for index in range(count):
             scanner = self.scanners[index % len(self.scanners)]
             image, mask = make_slice(anatomy, scanner, self._stream(split, index))
-            yield Study(image, f"{self.name}-{split}-{index:04d}", mask if labelled else None)
+            patient = f"{self.name}-{split}-{index:04d}"
+            content = as_series(image, self.name, patient, self.seed) if self.series else as_nifti(image)
+            yield Study(content, patient, as_nifti(mask) if labelled else None)
 
 
-def make_slice(anatomy: Anatomy, scanner: Scanner, rng: np.random.Generator) -> tuple[bytes, bytes]:
-    """Make one study: the slice and its mask, as uncompressed NIfTI files."""
+def make_slice(anatomy: Anatomy, scanner: Scanner, rng: np.random.Generator) -> tuple[Scan, Scan]:
+    """Make one study: the slice and its mask; the slice's tilt is left out of their geometry."""
     slab = anatomy.draw(rng)
     image = acquire(contrast(slab.maps, scanner), scanner, rng)
-    return _as_nifti(image[0], slab), _as_nifti(tissue_mask(slab.maps)[0], slab)
-
-
-def _as_nifti(pixels: npt.NDArray[np.int16] | npt.NDArray[np.uint8], slab: Slab) -> bytes:
-    """Wrap ``H, W`` pixels as ``W, H`` with RAS axes in the template's millimetres (the tilt is left out)."""
-    affine = np.diag([*slab.spacing, 1.0])
-    middle = np.array([*((np.array(pixels.shape[::-1]) - 1) / 2), 0.0])
-    affine[:3, 3] = np.array(slab.centre) - middle * np.array(slab.spacing)
-    nifti = nibabel.Nifti1Image(np.ascontiguousarray(pixels.T), affine)
-    nifti.header.set_xyzt_units("mm")
-    nifti.header["descrip"] = b"simulated study"
-    return bytes(nifti.to_bytes())
+    mask = tissue_mask(slab.maps)
+    return Scan(image, slab.spacing, slab.centre), Scan(mask, slab.spacing, slab.centre)

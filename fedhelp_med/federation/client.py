@@ -17,7 +17,7 @@ from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.engines import ReciprocalTrainer
 from fedhelp_med.federation.seeding import SeededWorkflow, reseed_loader, seed_round
-from fedhelp_med.handlers import Messenger, class_sums, recognised
+from fedhelp_med.handlers import MeanLoss, Messenger, class_sums, recognised
 from fedhelp_med.losses import as_categorical
 from fedhelp_med.networks import LocalLayers, MeanOfProbabilities, local_keys
 
@@ -124,6 +124,8 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         personal = local_keys(network, self.local_layers)
         self.shared_keys = tuple(key for key in network.state_dict() if key not in personal)
         self.handlers: list[Any] = self.train_workflow.parser.get_parsed_content("method_handlers")
+        self._loss = MeanLoss()
+        self._loss.attach(self.trainer)
         self._messenger = next((handler for handler in self.handlers if isinstance(handler, Messenger)), None)
 
     @property
@@ -135,6 +137,11 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
     def loss_terms(self) -> dict[str, float]:
         """The mean weighted value of each term that the method added in the last round."""
         return {handler.name: handler.average for handler in self.handlers if hasattr(handler, "average")}
+
+    @property
+    def mean_loss(self) -> float | None:
+        """The mean training loss of the last round, with the method's terms; None before the first."""
+        return self._loss.average
 
     def train(self, data: ExchangeObject, extra: dict[str, Any] | None = None) -> None:
         """Train one round from the downloaded weights in ``data``.
@@ -205,6 +212,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         metrics: dict[str, float] = {}
         if len(loader) > 0:
             self.evaluator.state.epoch_length = len(loader)
+            self.evaluator.state.evaluated = extra.get(MODEL, "global"), extra.get(SPLIT, "validation")
             self.evaluator.run(self.trainer.state.epoch + 1)
             metrics = {key: float(value) for key, value in self.evaluator.state.metrics.items()}
         result = ExchangeObject(metrics=metrics)

@@ -84,6 +84,18 @@ class Foundation(Section):
     follow_quality: bool = False
 
 
+class Tracking(Section):
+    """Where training can be watched; not part of the numbers.
+
+    Args:
+        tensorboard: write TensorBoard events into each site's folder.
+        mlflow: URI of an MLflow tracking server, or of its database.
+    """
+
+    tensorboard: bool = False
+    mlflow: str | None = Field(None, min_length=1)
+
+
 class Site(Section):
     """A site: its name, its role and its datalist."""
 
@@ -116,6 +128,7 @@ class FederationFile(Section):
     public: Public | None = None
     foundation: Foundation | None = None
     reference: Literal["local"] | None = None
+    tracking: Tracking = Field(default_factory=Tracking)
     sites: list[Site] = Field(min_length=1)
 
     def resolved(self, base: Path) -> "FederationFile":

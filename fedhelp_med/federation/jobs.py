@@ -11,6 +11,7 @@ from fedhelp_med.federation.config import Site, Upload
 from fedhelp_med.federation.loading import Federation, local_layers
 from fedhelp_med.federation.site import SiteJob
 from fedhelp_med.federation.task import site_overlay
+from fedhelp_med.federation.tracking import following
 from fedhelp_med.federation.workspace import Workspace
 from fedhelp_med.networks import balancing_offset
 
@@ -53,6 +54,7 @@ def site_job(federation: Federation, workspace: Workspace, constants: Mapping[st
         reference=_reference_network(workspace, site),
         threads=file.runtime.threads,
         timeout=file.runtime.site_timeout,
+        following=following(file, workspace.root, site.name),
     )
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 from monai.bundle import ConfigParser
-from monai.transforms import LoadImage
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.data import describe_image
 from fedhelp_med.federation.loading import Federation
+from fedhelp_med.transforms import LoadStudy
 
 
 def check_labels(federation: Federation) -> None:
@@ -58,7 +58,7 @@ def _output_format(bundle: Path) -> str | None:
 
 def _check_mask(site: str, image: Path, mask: Path, classes: int) -> None:
     try:
-        values = np.asarray(LoadImage(image_only=True)(str(mask)))
+        values = np.asarray(LoadStudy(mask=True)(mask))
     except Exception as error:  # readers raise whatever their libraries raise
         raise InputError(f"sites ({site}).data: the mask {mask} cannot be read ({error}); replace it") from error
     found = np.unique(values)

@@ -17,6 +17,7 @@ from fedhelp_med.common.files import write_text
 from fedhelp_med.data import Datalist, read_datalist
 from fedhelp_med.federation.config import FederationFile, Foundation, Site
 from fedhelp_med.federation.messages import readable
+from fedhelp_med.federation.tracking import check_tracking
 from fedhelp_med.methods import METHODS, Method, create_method
 from fedhelp_med.networks import LocalLayers
 
@@ -127,6 +128,7 @@ def complete_federation(file: FederationFile, source: Path) -> Federation:
         raise InputError(f"method: {file.method} exchanges predictions on public images; add public.data")
     if file.foundation:
         _check_foundation(file.foundation, public)
+    check_tracking(file.tracking)
     return Federation(file, source, bundle, method, datalists, public)
 
 

@@ -13,8 +13,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.common.versions import versions
 from fedhelp_med.federation.aggregate import aggregate, site_weights
-from fedhelp_med.federation.config import FederationFile
+from fedhelp_med.federation.config import FederationFile, Tracking
 from fedhelp_med.federation.hosts import Hosts, open_hosts
 from fedhelp_med.federation.jobs import site_job, upload_of
 from fedhelp_med.federation.loading import Federation, naming, read_federation_file, save_federation
@@ -23,6 +24,7 @@ from fedhelp_med.federation.server import Counts, Server
 from fedhelp_med.federation.site import ClientFactory, SiteReport, fedhelp_client
 from fedhelp_med.federation.state import save_tensors
 from fedhelp_med.federation.task import check_networks, task_constants
+from fedhelp_med.federation.tracking import open_experiment
 from fedhelp_med.federation.workspace import Row, Workspace, key_results
 from fedhelp_med.methods import create_method
 
@@ -111,6 +113,7 @@ class Runner:
             return
         self.workspace.discard_unfinished()
         done = self.workspace.committed()
+        open_experiment(self.file)
         self.observer.started(self.method.name, done or 0, self.file.rounds, len(self.file.sites))
         with self._sites(self.federation, self.workspace, self.constants) as hosts:
             self.hosts = hosts
@@ -131,7 +134,7 @@ class Runner:
             if report.choice is not None:
                 self.server.record("deployment", site=name, **dataclasses.asdict(report.choice))
         self.workspace.finish(_rows(reports))
-        self.server.record("finished")
+        self.server.record("finished", software=versions())
 
     def _begin(self) -> None:
         """Round 0: the initial weights, past the method's gate, evaluated everywhere."""
@@ -175,6 +178,7 @@ class Runner:
                 "seconds": round(r.seconds, 3),
                 "engine_seconds": round(r.engine_seconds, 3),
                 "bytes_sent": r.bytes_sent,
+                "loss": r.loss,
                 "loss_terms": r.loss_terms,
             }
             for name, r in reports.items()
@@ -294,8 +298,9 @@ def check_same(root: Path, earlier: FederationFile, file: FederationFile) -> Non
 
 
 def _numbers(file: FederationFile) -> FederationFile:
-    """What the numbers depend on: everything but the workers."""
-    return file.model_copy(update={"runtime": file.runtime.model_copy(update={"workers": 1})})
+    """What the numbers depend on: everything but the workers, and who watches."""
+    runtime = file.runtime.model_copy(update={"workers": 1})
+    return file.model_copy(update={"runtime": runtime, "tracking": Tracking()})
 
 
 def reference_of(federation: Federation) -> Federation:

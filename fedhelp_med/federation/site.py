@@ -23,6 +23,7 @@ from fedhelp_med.federation.client import MODEL, ROUND, ROUNDS, SIGNALS, SPLIT, 
 from fedhelp_med.federation.config import Upload
 from fedhelp_med.federation.deployment import Candidate, Choice, choose
 from fedhelp_med.federation.state import load_state, load_tensors, save_state, save_tensors
+from fedhelp_med.federation.tracking import Following, Tracker
 from fedhelp_med.federation.workspace import Row
 from fedhelp_med.methods import Exchange, Role
 from fedhelp_med.networks import LocalLayers
@@ -54,6 +55,7 @@ class SiteJob:
     reference: Path | None
     threads: int
     timeout: float | None
+    following: Following | None
 
 
 @dataclass
@@ -65,6 +67,7 @@ class SiteReport:
     seconds: float = 0.0
     engine_seconds: float = 0.0
     bytes_sent: int = 0
+    loss: float | None = None
     loss_terms: dict[str, float] = field(default_factory=dict)
     counts: list[tuple[int, int]] = field(default_factory=list)
     choice: Choice | None = None
@@ -125,6 +128,7 @@ class SiteHost:
         self._create = create
         self._client: ClientAlgo | None = None
         self._deadline = float("inf")
+        self._tracker: Tracker | None = None
 
     def train(self, number: int, weights: Path | None, signals: Mapping[str, dict[str, Any]]) -> SiteReport:
         """Train round ``number`` from the global weights in a file; keep the update and the state on disk.
@@ -142,7 +146,7 @@ class SiteHost:
             update = client.get_weights(extra)
             report.bytes_sent = self._keep(number, None if self.job.exchange == "nothing" else update)
             if isinstance(client, PersonalClient):
-                report.loss_terms = client.loss_terms
+                report.loss, report.loss_terms = getattr(client, "mean_loss", None), client.loss_terms
                 for model in client.models:
                     report.rows += self._evaluate(number, model, "validation", None, report)
         report.seconds = time.perf_counter() - start
@@ -183,6 +187,8 @@ class SiteHost:
                     self._keep_studies(model, "testing")
             if isinstance(client, FedHelpAlgo):
                 self._deploy(client, report.choice)
+            if self._tracker is not None:
+                self._tracker.close()
         report.seconds = time.perf_counter() - start
         return report
 
@@ -195,6 +201,8 @@ class SiteHost:
             if states and isinstance(client, PersonalClient):
                 client.load_state_dict(load_state(states[-1]))
             self._watch(client)
+            if self.job.following is not None and isinstance(client, FedHelpAlgo):
+                self._tracker = Tracker(client, self.job.following, self.job.folder)
             self._client = client
         self._deadline = float("inf") if self.job.timeout is None else time.monotonic() + self.job.timeout
         return self._client

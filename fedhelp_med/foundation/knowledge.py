@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.data.datalist import Datalist, read_datalist
-from fedhelp_med.foundation.addresses import content_key
+from fedhelp_med.foundation.coverage import answer_keys, choose_model, compare_labels, measure
 from fedhelp_med.foundation.ledger import Ledger
-from fedhelp_med.foundation.protocol import Described, ModelDescription
+from fedhelp_med.foundation.protocol import Described, Kind
+from fedhelp_med.foundation.quality import Quality
 
 
 class PublicKnowledge:
@@ -21,6 +22,8 @@ class PublicKnowledge:
         datalist: the public datalist; its ``training`` items are taken.
         ledger: the ledger with a foundation model's answers. Without one, the labels are all that is known.
         model: which model of the ledger, as ``NAME`` or ``NAME VERSION``; needed if it has several.
+        calibrate: divide the model's logits by the temperature that suits the public labels.
+        follow_quality: weigh the model's knowledge by how good it is on the public labels.
 
     Attributes:
         items: MONAI items ``{"image": path, "label": ..., "knowledge": float32 array}``. ``label`` is there if the
@@ -30,31 +33,52 @@ class PublicKnowledge:
         spatial_size: `H, W[, D]` of the answers, to which the public images have to be resized; None without a ledger
             or where an answer is one vector per image.
         model_name: name and version of the model, None without a ledger.
+        kind: what an answer is; an ``embedding`` has no classes.
+        quality: of the model, where ``calibrate`` or ``follow_quality`` asks for it.
+        trust: the factor of the weight of its knowledge, 0 to 1; 1 unless ``follow_quality`` is set.
 
     Raises:
-        InputError: if images have no answer, the labels are not the model's classes, several models could be meant, or
-            there is nothing to learn from.
+        InputError: if images have no answer, the labels are not the model's classes, several models could be meant,
+            there is nothing to learn from, or no label to calibrate or judge by.
 
     Example:
         In a bundle: ``"knowledge": {"_target_": "fedhelp_med.foundation.PublicKnowledge", "datalist": "...",
         "ledger": "..."}`` and ``"data": "$@knowledge.items"``.
     """
 
-    def __init__(self, datalist: str | Path, ledger: str | Path | None = None, model: str | None = None) -> None:
+    def __init__(
+        self,
+        datalist: str | Path,
+        ledger: str | Path | None = None,
+        model: str | None = None,
+        *,
+        calibrate: bool = False,
+        follow_quality: bool = False,
+    ) -> None:
         public = read_datalist(Path(datalist))
         self.items = [_item(entry) for entry in public.splits["training"]]
         labelled = "label" in self.items[0]  # then all have one: a datalist's split is labelled whole or not at all
         self.classes = public.classes or tuple(map(str, range(public.class_count or 0)))
         self.model_name: str | None = None
+        self.kind: Kind = "logits"
+        self.quality: Quality | None = None
+        self.trust = 1.0
         if ledger is not None:
             with Ledger(ledger, readonly=True) as book:
-                chosen = _choose(book, model)
+                chosen = choose_model(book, model)
                 answers = _answers(book, chosen, [item["image"] for item in self.items], public)
-            if labelled:
-                _compare(public, chosen)
+            if labelled and chosen.kind != "embedding":
+                compare_labels(public, chosen)
+            if calibrate or follow_quality:
+                self.quality = measure(public, chosen, zip(self.items, answers, strict=True))
+                if calibrate:
+                    answers = [answer / np.float32(self.quality.temperature) for answer in answers]
+                if follow_quality:
+                    self.trust = min(1.0, max(0.0, self.quality.score))
             for item, answer in zip(self.items, answers, strict=True):
                 item["knowledge"] = answer
-            self.classes, self.model_name = chosen.classes, str(chosen)
+            self.classes = () if chosen.kind == "embedding" else chosen.classes
+            self.model_name, self.kind = str(chosen), chosen.kind
         elif model is not None:
             raise InputError(f"the foundation model {model!r} is named without a ledger: give the ledger as well")
         elif not labelled:
@@ -72,24 +96,8 @@ def _item(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {**item, "label": entry["label"]} if "label" in entry else item
 
 
-def _choose(book: Ledger, wanted: str | None) -> ModelDescription:
-    models = book.models()
-    chosen = [model for model in models if wanted in (None, model.name, str(model))]
-    if len(chosen) == 1:
-        return chosen[0]
-    if not models:
-        raise InputError(f"the ledger {book.path} has no answers yet: ask with `fedhelp foundation acquire`")
-    names = ", ".join(map(str, models))
-    if wanted is None or chosen:
-        raise InputError(f"the ledger {book.path} has the answers of several models ({names}): choose one by `model`")
-    raise InputError(f"the ledger {book.path} has no model {wanted!r}: it has {names}")
-
-
 def _answers(book: Ledger, model: Described, paths: Sequence[str], public: Datalist) -> list[NDArray[np.float32]]:
-    keys = book.recall(model, paths)
-    for path in paths:
-        if path not in keys:
-            keys[path] = content_key(model.input.preprocess(path), model)
+    keys = answer_keys(book, model, paths)
     missing = set(book.missing(keys.values()))
     if missing:
         count = sum(keys[path] in missing for path in paths)
@@ -99,15 +107,3 @@ def _answers(book: Ledger, model: Described, paths: Sequence[str], public: Datal
         )
     answers = book.answers(keys.values())
     return [answers[keys[path]].astype(np.float32) for path in paths]
-
-
-def _compare(public: Datalist, model: Described) -> None:
-    """Refuse labels of other classes than the model's: one head cannot learn both."""
-    if public.classes is None and (public.class_count or 0) <= len(model.classes):
-        return
-    if public.classes != model.classes:
-        theirs = ", ".join(public.classes) if public.classes else f"0 to {(public.class_count or 0) - 1}"
-        raise InputError(
-            f"{public.path} has the classes {theirs}, but {model.name} answers for {', '.join(model.classes)}: "
-            "give both the same names in the same order, or leave the labels out"
-        )

@@ -150,7 +150,8 @@ def _load_bundle(folder: Path, device: str | torch.device) -> LocalFoundationMod
     parser["bundle_root"], parser["device"] = str(folder), str(device)
     try:
         network = parser.get_parsed_content("network_def")
-        network.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
+        state = torch.load(weights, map_location=device, weights_only=True)
+        network.load_state_dict(state["model"] if set(state) == {"model"} else state)  # as Ignite saves it, or bare
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, ImportError, EOFError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"the bundle {folder}: models/model.pt does not fit network_def ({reason})") from error

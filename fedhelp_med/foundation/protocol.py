@@ -6,20 +6,18 @@ Whether the model is a file on this machine or a service behind an API, it is as
 
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
-from monai.transforms import EnsureChannelFirst, LoadImage, Resize
+from monai.transforms import EnsureChannelFirst, Resize
 from numpy.typing import NDArray
 
 from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.data.describe import describe_image
-from fedhelp_med.transforms import ToChannels
+from fedhelp_med.transforms import LoadStudy, ToChannels
 
 Array = NDArray[np.float32]
 Kind = Literal["logits", "mask logits", "embedding"]
@@ -36,7 +34,7 @@ class InputSpec:
 
     Attributes:
         channels: its channels, C.
-        size: its spatial size in pixels, `(H, W)` or `(H, W, D)`, in the axis order of MONAI's ``LoadImage``.
+        size: its spatial size in pixels, `(H, W)` or `(H, W, D)`, in the axis order of MONAI's readers.
         value_range: the intensities that stand for the darkest and the brightest pixel.
 
     Raises:
@@ -117,9 +115,14 @@ class InputSpec:
         Raises:
             InputError: if the file cannot be read, or a pixel is not a finite number.
         """
-        return self._fit(read_image(path, len(self.size)))
+        return self.fit(read_image(path, len(self.size)))
 
-    def _fit(self, pixels: Array) -> Array:
+    def fit(self, pixels: Array) -> Array:
+        """Make an image that was read what the model takes; see :meth:`preprocess`.
+
+        Args:
+            pixels: float32 `C, H, W[, D]`, of any size.
+        """
         image = ToChannels(self.channels)(pixels)
         shrunk = tuple(min(have, want) for have, want in zip(image.shape[1:], self.size, strict=True))
         for size, mode in ((shrunk, "area"), (self.size, "bilinear" if len(self.size) == 2 else "trilinear")):
@@ -249,11 +252,7 @@ def _first_line(error: Exception) -> str:
 def read_image(path: str | Path, spatial_dims: int) -> Array:
     """Read an image as float32 `C, H, W[, D]`."""
     channel_dim = describe_image(Path(path), spatial_dims).channel_dim
-    try:
-        image = EnsureChannelFirst(channel_dim=channel_dim)(_loader()(str(path)))
-    except Exception as error:  # readers raise whatever their libraries raise
-        raise InputError(f"the image {path} cannot be read: {_first_line(error)}") from error
-    pixels = np.asarray(image, dtype=np.float32)
+    pixels = np.asarray(EnsureChannelFirst(channel_dim=channel_dim)(_load(path)), dtype=np.float32)
     if pixels.ndim != 1 + spatial_dims:
         raise InputError(
             f"the image {path} has {pixels.ndim - 1} spatial axes, the foundation model takes {spatial_dims}: "
@@ -264,8 +263,17 @@ def read_image(path: str | Path, spatial_dims: int) -> Array:
     return pixels
 
 
-@lru_cache(maxsize=1)
-def _loader() -> Any:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*nvImageCodec", category=UserWarning)  # an optional GPU decoder
-        return LoadImage(image_only=True, dtype=np.float32)
+def load_pixels(path: str | Path) -> NDArray[Any]:
+    """Read an image as it is, whatever its axes.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    return np.asarray(_load(path))
+
+
+def _load(path: str | Path) -> Any:
+    try:
+        return LoadStudy()(path)
+    except Exception as error:  # readers raise whatever their libraries raise
+        raise InputError(f"the image {path} cannot be read: {_first_line(error)}") from error

@@ -2,19 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from monai.losses import DiceCELoss
 from monai.metrics import compute_dice, compute_roc_auc
 from monai.networks.nets import BasicUNet, DenseNet
-from monai.transforms import Resize
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from fedhelp_med.common.errors import InputError
-from fedhelp_med.foundation.protocol import InputSpec, Kind, read_image
+from fedhelp_med.foundation.masks import read_mask
+from fedhelp_med.foundation.protocol import InputSpec, Kind
 
 NORM = ("group", {"num_groups": 4})
 
@@ -111,17 +109,7 @@ class MaskTask(StandInTask):
         Raises:
             InputError: for a mask that cannot be read, has several channels, or holds other values than the classes.
         """
-        resize = Resize(spatial_size=spec.size, mode="nearest")
-        masks = torch.empty(len(entries), 1, *spec.size, dtype=torch.int64)
-        for index, entry in enumerate(entries):
-            path = Path(entry["label"])
-            values = read_image(path, len(spec.size))
-            if len(values) != 1 or not ((values >= 0) & (values < classes) & (values == values.round())).all():
-                raise InputError(
-                    f"{path} is no mask of {classes} classes: it needs one channel of class indices from 0"
-                )
-            masks[index] = torch.as_tensor(resize(values)).long()
-        return masks
+        return torch.stack([read_mask(entry["label"], spec.size, classes) for entry in entries])[:, None]
 
     def network(self, channels: int, classes: int) -> nn.Module:
         """Return a UNet of about 460,000 parameters."""

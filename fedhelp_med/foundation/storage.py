@@ -1,14 +1,18 @@
 """The SQLite file behind the ledger: its schema, and how it is opened."""
 
 import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
-from fedhelp_med.common.errors import InputError
+from fedhelp_med.common.errors import FedHelpError, InputError
 
 APPLICATION_ID = 0x46484C44  # "FHLD" in the file's header tells a ledger from any other SQLite file
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 60.0  # how long a process waits for another one's commit
-SCHEMA = (
+SCHEMA_1 = (
     """CREATE TABLE models (
         id INTEGER PRIMARY KEY, name TEXT NOT NULL, version TEXT NOT NULL, description TEXT NOT NULL,
         UNIQUE (name, version))""",
@@ -33,6 +37,99 @@ SCHEMA = (
     """CREATE TRIGGER calls_end_once BEFORE UPDATE ON calls WHEN OLD.status <> 'sent'
         BEGIN SELECT RAISE(ABORT, 'a call is completed once'); END""",
 )
+# What version 2 adds. A ledger of version 1 gets it when it is first written to: answers that were paid for are kept.
+TABLES_2 = (
+    # Every request on the way to an answer, repetitions included; bytes are those on the wire.
+    """CREATE TABLE attempts (
+        id INTEGER PRIMARY KEY, call INTEGER REFERENCES calls, time TEXT NOT NULL, number INTEGER NOT NULL,
+        images INTEGER NOT NULL, sent INTEGER NOT NULL, received INTEGER NOT NULL, seconds REAL NOT NULL,
+        status TEXT NOT NULL)""",
+    # Who waits for an answer, and until when that is believed without a sign of life.
+    "CREATE TABLE leases (call INTEGER PRIMARY KEY REFERENCES calls, holder TEXT NOT NULL, expires REAL NOT NULL)",
+    # Answers that were acquired elsewhere: from which file, and how many were new.
+    """CREATE TABLE imports (
+        id INTEGER PRIMARY KEY, time TEXT NOT NULL, file TEXT NOT NULL, sha256 TEXT NOT NULL,
+        images INTEGER NOT NULL)""",
+)
+TRIGGERS_2 = tuple(
+    f"CREATE TRIGGER {table}_stay_{event.lower()} BEFORE {event} ON {table} "
+    f"BEGIN SELECT RAISE(ABORT, '{table} are kept for ever'); END"
+    for table in ("attempts", "imports")
+    for event in ("UPDATE", "DELETE")
+)
+
+
+class Storage:
+    """An open ledger's file: queries and transactions.
+
+    Args:
+        path: the file; it is made if it does not exist.
+        readonly: refuse to write, and to make a file.
+
+    Raises:
+        InputError: if the file is no ledger, one of another schema version, or absent with ``readonly``.
+    """
+
+    def __init__(self, path: str | Path, readonly: bool = False) -> None:
+        self.path = Path(path)
+        self.readonly = readonly
+        self._connection = connect(self.path, readonly)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; what was stored is on the disk already."""
+        self._connection.close()
+
+    def iterate(self, query: str, values: Sequence[Any] = ()) -> Iterator[Any]:
+        """Yield the rows of a query, which are tuples, one by one.
+
+        Raises:
+            FedHelpError: if the file cannot be read.
+        """
+        try:
+            for row in self._connection.execute(query, values):  # noqa: UP028 (would close the cursor, perhaps too late)
+                yield row
+        except sqlite3.Error as error:
+            raise FedHelpError(f"the ledger {self.path} cannot be read: {error}") from error
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of a query.
+
+        Raises:
+            FedHelpError: if the file cannot be read.
+        """
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise FedHelpError(f"the ledger {self.path} cannot be read: {error}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Write all or nothing, while no other process writes.
+
+        Raises:
+            FedHelpError: if the ledger was opened for reading, or the file cannot be written.
+        """
+        if self.readonly:
+            raise FedHelpError(f"the ledger {self.path} was opened for reading only")
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise FedHelpError(f"the ledger {self.path} cannot be written: {error}") from error
 
 
 def connect(path: Path, readonly: bool) -> sqlite3.Connection:
@@ -58,6 +155,11 @@ def connect(path: Path, readonly: bool) -> sqlite3.Connection:
             if path.with_name(path.name + "-wal").exists():
                 raise
             connection = _open(path, "mode=ro&immutable=1")
+        if _version(connection) == 1:
+            for statement in TABLES_2:  # empty, of this connection only
+                connection.execute(
+                    statement.replace("CREATE TABLE", "CREATE TEMP TABLE").replace(" REFERENCES calls", "")
+                )
         connection.execute("PRAGMA query_only = ON")
         return connection
     except sqlite3.OperationalError as error:
@@ -76,6 +178,8 @@ def _open(path: Path, mode: str, create: bool = False) -> sqlite3.Connection:
         if create and _is_empty(connection):
             _create(connection)
         _check(path, connection)
+        if create and _version(connection) == 1:
+            _create(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
     except BaseException:
@@ -91,13 +195,21 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
     )
 
 
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
 def _create(connection: sqlite3.Connection) -> None:
+    """Make the tables that are not there yet."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("BEGIN IMMEDIATE")
     if _is_empty(connection):  # another process may have been faster
-        for statement in SCHEMA:
+        for statement in SCHEMA_1:
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    if _version(connection) < SCHEMA_VERSION:
+        for statement in (*TABLES_2, *TRIGGERS_2):
+            connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
 
@@ -105,9 +217,9 @@ def _create(connection: sqlite3.Connection) -> None:
 def _check(path: Path, connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise InputError(f"{path} is not a ledger: it is empty or a database of another program; name another file")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
+    version = _version(connection)
+    if not 1 <= version <= SCHEMA_VERSION:
         raise InputError(
-            f"the ledger {path} has schema version {version}, this program reads {SCHEMA_VERSION}: "
+            f"the ledger {path} has schema version {version}, this program reads 1 to {SCHEMA_VERSION}: "
             "use the version of the program that wrote it"
         )

@@ -5,6 +5,7 @@ from fedhelp_med.handlers.dice import DICE_MEAN, StudyDice, dice_metrics, dice_n
 from fedhelp_med.handlers.distillation import BackwardDistillation, ForwardDistillation, RankingDistillation
 from fedhelp_med.handlers.guidance import KNOWLEDGE, FoundationGuidance
 from fedhelp_med.handlers.learning_rate import CosineOverRounds
+from fedhelp_med.handlers.mean_loss import MeanLoss
 from fedhelp_med.handlers.metrics import (
     SplitMetric,
     accuracy,
@@ -32,6 +33,7 @@ __all__ = [
     "FoundationGuidance",
     "LinearWarmUp",
     "LossTerm",
+    "MeanLoss",
     "Messenger",
     "ProximalTerm",
     "PublicConsensus",

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from ignite.engine import Events
 from monai.data import DataLoader
@@ -112,8 +111,9 @@ class PublicConsensus:
 
     def _loader(self, number: int, order: Sequence[int]) -> DataLoader:
         """Load the public images of a round, the same at every site, in an order."""
-        chosen = np.random.default_rng(derive_seed("public images", number)).permutation(len(self.dataset))
-        return DataLoader([self.dataset[int(chosen[place])] for place in order], batch_size=self.batch_size)
+        generator = torch.Generator().manual_seed(derive_seed("public images", number))
+        chosen = torch.randperm(len(self.dataset), generator=generator).tolist()
+        return DataLoader([self.dataset[chosen[place]] for place in order], batch_size=self.batch_size)
 
     def _logits(self, engine: Any, image: Any) -> Tensor:
         return as_categorical(self.network(torch.as_tensor(image).to(engine.state.device)))

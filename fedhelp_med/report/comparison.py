@@ -1,6 +1,5 @@
 """What a comparison found: each method against FedHelp, with intervals over patients and seeds."""
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from fedhelp_med.report.statistics import (
     weighted_balanced_accuracy,
     weighted_mean,
 )
+from fedhelp_med.report.studies import read_studies
 
 DRAWS = 2000
 BLOCK = 200
@@ -224,16 +224,12 @@ def _study_metric(path: Path, metric: str, count: int) -> Callable[[Floats], Flo
         metric: its name in ``metrics.csv``.
         count: N, as the datalist has it.
     """
-    if not path.is_file():
+    table = read_studies(path)
+    if table is None or len(table["study"]) != count:
         return None
-    with path.open(newline="") as file:
-        header, *lines = csv.reader(file)
-    if len(lines) != count:
-        return None
-    table = dict(zip(header, np.array(lines, dtype=np.float64).T, strict=True))
     if metric in table:
         return partial(weighted_mean, table[metric])
-    if metric == "dice_mean" and (columns := [table[name] for name in header if name.startswith("dice_")]):
+    if metric == "dice_mean" and (columns := [table[name] for name in table if name.startswith("dice_")]):
         return lambda weights: mean_of_defined(np.stack([weighted_mean(column, weights) for column in columns]), 0)
     if "label" not in table:
         return None

@@ -12,28 +12,13 @@ import pytest
 import torch
 from conftest import BUNDLE, SMALL
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai_bundle import SCHEMA, bundle_command
 from torch.nn.modules.batchnorm import _BatchNorm
 
 pytestmark = pytest.mark.integration
 
-SCHEMA = Path(__file__).with_name("metadata.schema.json")
 LARGE = "['configs/train.json','configs/train_large.json']"
 TINY = {"spatial_dims": 2, "in_channels": 1, "channel_dim": "no_channel", "class_names": ["class 0", "class 1"]}
-
-
-def bundle_command(command: str, *arguments: str, cwd: Path = BUNDLE) -> str:
-    """Run ``python -m monai.bundle`` without a way to the internet."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment |= dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9")
-    done = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", command, *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 @pytest.fixture

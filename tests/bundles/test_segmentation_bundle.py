@@ -14,8 +14,8 @@ import pytest
 import torch
 from mask_sites import CLASSES, SEGMENTATION, TINY, write_mask_site
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai_bundle import SCHEMA, bundle_command
 from PIL import Image
-from test_classification_bundle import SCHEMA, bundle_command
 from torch.nn.modules.batchnorm import _BatchNorm
 
 pytestmark = pytest.mark.integration

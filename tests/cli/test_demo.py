@@ -26,7 +26,7 @@ def test_demo_on_a_medmnist_file(monkeypatch, capsys, tmp_path, shared_data, pub
     fedhelp(monkeypatch, "demo", "--out", out, *data, *extra)
     shown = capsys.readouterr().out
     assert "stand-in" in shown and "clinic-a" in shown and "Gap between the roles" in shown
-    assert shown.rstrip().endswith(f"Results: {out}")
+    assert f"Results: {out}\n" in shown and shown.rstrip().endswith(f"Report: {out / 'report.html'}")
     with (out / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     tested = {(row["site"], row["model"]) for row in rows if row["split"] == "testing" and row["metric"] == "auc"}

@@ -59,6 +59,8 @@ def test_pictures_and_masks_are_those_of_the_folder(tmp_path):
                 np.testing.assert_array_equal(np.asarray(own), np.asarray(original))
         assert describe_image(item["image"]).in_channels == 3
     assert not any("label" in item for item in read_datalist(data.public).splits["training"])
+    private = (*(site.datalist for site in data.sites), data.foundation)
+    assert read_datalist(data.public).public and not any(read_datalist(path).public for path in private)
 
 
 def test_a_second_folder_gives_the_public_and_the_foundation_set(tmp_path):

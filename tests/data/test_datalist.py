@@ -170,3 +170,19 @@ def test_what_is_written_is_read(labels, below, tmp_path_factory):
     datalist = read_datalist(path)
     assert datalist.classes == ("a", "b", "c")
     assert datalist.splits["training"] == [{**entry, "image": str(entry["image"])} for entry in items]
+
+
+def test_a_datalist_is_private_unless_it_says_otherwise(tmp_path):
+    assert read_datalist(write(tmp_path, {"training": [item()]})).public is False
+    assert read_datalist(write(tmp_path, {"training": [item()], "public": True})).public is True
+    for value in ("true", 1, None):
+        with pytest.raises(InputError, match=r"public: .* is not valid; write true"):
+            read_datalist(write(tmp_path, {"training": [item()], "public": value}))
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_the_declaration_is_written(tmp_path, public):
+    write(tmp_path, {})  # the images
+    path = tmp_path / "written.json"
+    write_datalist(path, name="n", classes=None, splits={"training": [item()]}, public=public)
+    assert ("public" in json.loads(path.read_text())) is read_datalist(path).public is public

@@ -87,5 +87,5 @@ def test_damaged_files_get_one_message(name, content, tmp_path):
 def test_missing_files_and_folders(tmp_path):
     with pytest.raises(InputError, match=r"none\.png: this image does not exist; correct"):
         describe_image(tmp_path / "none.png")
-    with pytest.raises(InputError, match="a folder, not an image file; convert"):
+    with pytest.raises(InputError, match="no DICOM image in this folder"):
         describe_image(tmp_path)

@@ -84,8 +84,8 @@ def test_a_study_is_a_slab_in_millimetres(demo):
 
 def test_no_two_studies_are_alike(demo):
     folder, _ = demo
-    files = sorted(folder.rglob("*.nii"))
-    assert len(files) == 2 * 10 + 14 + 4 + 20
+    files = sorted([*folder.rglob("*.nii"), *folder.rglob("*.dcm")])
+    assert len(files) == 10 + 8 * 10 + 14 + 4 + 20  # the second clinic stores series of eight slices
     assert len({path.read_bytes() for path in files}) == len(files)
 
 
@@ -119,7 +119,7 @@ def test_complete_data_is_used_again_and_damaged_data_is_made_anew(tmp_path):
     assert make_icbm_sites(tmp_path, **TINY) == data
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
     whole = contents(tmp_path)
-    next(tmp_path.rglob("testing-0001.nii")).unlink()
+    next(tmp_path.rglob("clinic-a/images/testing-0001.nii")).unlink()
     make_icbm_sites(tmp_path, **TINY)
     assert contents(tmp_path) == whole
     make_icbm_sites(tmp_path, **{**TINY, "small_sites": 1})

@@ -10,6 +10,7 @@ from monai.transforms import LoadImage
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.data import describe_image, make_tissue_sites, read_datalist
+from fedhelp_med.data.simulated_scan import as_nifti
 from fedhelp_med.data.template import Anatomy, cells, find_template, load_template
 from fedhelp_med.data.tissue import CLASSES, make_slice, tissue_mask
 
@@ -108,7 +109,8 @@ def test_no_study_reads_a_cell_of_another_group():
         one, other = (Anatomy(maps, group, slices=1) for maps in (template, spoilt))
         for seed in range(6):
             draw = partial(np.random.default_rng, seed)
-            assert make_slice(one, scanner, draw()) == make_slice(other, scanner, draw())
+            files = [list(map(as_nifti, make_slice(anatomy, scanner, draw()))) for anatomy in (one, other)]
+            assert files[0] == files[1]
 
 
 def _scanner():
@@ -119,7 +121,7 @@ def _scanner():
 
 def test_no_two_studies_are_alike(demo):
     folder, _ = demo
-    files = sorted(folder.rglob("images/*.nii"))
+    files = sorted([*folder.rglob("images/*.nii"), *folder.rglob("*.dcm")])
     assert len(files) == 2 * 9 + 14 + 4 + 20
     assert len({path.read_bytes() for path in files}) == len(files)
 

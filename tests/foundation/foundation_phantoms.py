@@ -49,11 +49,12 @@ def write_public(
     seeds: Iterable[int] = range(6),
     labels: Sequence[int | None] = (),
     classes: Sequence[str] = CLASSES,
+    public: bool = True,
     **splits: Iterable[int],
 ) -> Path:
     """Write slabs, one per seed (equal seeds: equal images), and their datalist; return its path."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    content: dict = {"name": "phantoms"}
+    content: dict = {"name": "phantoms", "public": public}
     if classes:
         content["labels"] = {str(index): name for index, name in enumerate(classes)}
     for split, chosen in {"training": seeds, **splits}.items():

@@ -1,4 +1,4 @@
-"""A process of its own for the tests that kill one, or run two.
+"""A process of its own for the tests that kill one.
 
 ``acquire DATALIST LEDGER [N]`` acquires in batches of 4 and hangs within the Nth call, having printed ``hangs``.
 ``store LEDGER`` stores batches of 50 answers for ever, printing a line for each.
@@ -35,7 +35,7 @@ def store_for_ever(path: Path) -> None:
         while True:
             first = ledger.summary().calls * 50
             keys = [f"{first + number:064x}" for number in range(50)]
-            call = ledger.intend(model, keys)
+            call = ledger.claim(model, keys).call
             ledger.store(call, {key: np.full(14, call, dtype=np.float32) for key in keys})
             print(call, flush=True)
 

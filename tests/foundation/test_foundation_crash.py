@@ -1,4 +1,4 @@
-"""Real processes: killed in the middle of an acquisition, killed while they write, two at a time."""
+"""Real processes: killed in the middle of an acquisition, killed while they write."""
 
 import contextlib
 import random
@@ -66,19 +66,3 @@ def test_kill_nine_while_writing_leaves_whole_batches(tmp_path):
         assert done + attempt + 1 >= sent  # at most one call under way at each kill
         with Ledger(path, readonly=True) as ledger:
             assert all((answer == answer[0]).all() for answer in ledger.answers(keys).values())
-
-
-def test_two_processes_on_one_ledger(tmp_path):
-    datalist, path = write_public(tmp_path, range(30)), tmp_path / "knowledge.sqlite"
-    with worker("acquire", datalist, path) as first, worker("acquire", datalist, path) as second:
-        outputs = [process.communicate(timeout=300) for process in (first, second)]
-        assert (first.returncode, second.returncode) == (0, 0), outputs
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    with Ledger(path, readonly=True) as ledger:
-        summary = ledger.summary()
-    assert summary.images == 30
-    assert summary.uncertain == summary.failed == 0
-    assert 30 <= sum(int(out) for out, _ in outputs) == 30 + summary.resent
-    network = CountingNetwork()
-    assert acquire(datalist, make_model(network), path).asked == 0

@@ -33,7 +33,7 @@ def test_remembered_keys_give_the_same_items(tmp_path, path, monkeypatch):
     computed = PublicKnowledge(datalist, path).items
     monkeypatch.setattr("fedhelp_med.foundation.addresses.SETTLED_SECONDS", -1e9)
     acquire(datalist, make_model(), path)
-    monkeypatch.setattr("fedhelp_med.foundation.knowledge.content_key", None)  # would be called to compute one
+    monkeypatch.setattr("fedhelp_med.foundation.coverage.content_key", None)  # would be called to compute one
     for item, other in zip(PublicKnowledge(str(datalist), str(path)).items, computed, strict=True):
         assert item["image"] == other["image"]
         np.testing.assert_array_equal(item["knowledge"], other["knowledge"])

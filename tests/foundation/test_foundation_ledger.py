@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,10 @@ from hypothesis.extra import numpy as arrays
 from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.foundation import InputSpec, Ledger, ModelDescription, content_key
 from fedhelp_med.foundation.addresses import file_stamp
+from fedhelp_med.foundation.attempts import Attempt
+from fedhelp_med.foundation.ledger import LEASE_SECONDS, Claim
+from fedhelp_med.foundation.payloads import pack
+from fedhelp_med.foundation.storage import APPLICATION_ID, SCHEMA_1
 
 MODEL = make_model()
 
@@ -27,7 +32,7 @@ def path(tmp_path):
 
 
 def keep(ledger, answers, model=MODEL):
-    call = ledger.intend(model, list(answers))
+    call = ledger.claim(model, list(answers)).call
     ledger.store(call, answers)
     return call
 
@@ -79,48 +84,88 @@ def test_many_keys_at_once(path):
 
 def test_a_call_is_on_the_disk_before_it_is_answered(path):
     with Ledger(path) as ledger, Ledger(path, readonly=True) as other:
-        call = ledger.intend(MODEL, ["a", "b"])
+        claim = ledger.claim(MODEL, ["a", "b"])
+        assert claim.keys == ("a", "b") and claim.held == ()
         summary = other.summary()
-        assert (summary.calls, summary.uncertain, summary.images) == (1, 1, 0)
+        assert (summary.calls, summary.under_way, summary.uncertain, summary.images) == (1, 1, 0, 0)
         assert summary.bytes == 2 * 3 * 8 * 8 * 4
-        ledger.store(call, {"a": np.zeros(2, np.float32), "b": np.ones(2, np.float32)})
+        ledger.store(claim.call, {"a": np.zeros(2, np.float32), "b": np.ones(2, np.float32)})
         summary = other.summary()
-        assert (summary.calls, summary.uncertain, summary.images) == (1, 0, 2)
+        assert (summary.calls, summary.under_way, summary.uncertain, summary.images) == (1, 0, 0, 2)
 
 
 def test_images_that_were_sent_again_are_visible(path):
     with Ledger(path) as ledger:
-        ledger.intend(MODEL, ["a", "b"])  # never completed, as after a crash
-        ledger.fail(ledger.intend(MODEL, ["b", "c"], size=7), "connection reset")
+        lost = ledger.claim(MODEL, ["a", "b"])
+        ledger.release([lost.call])  # never completed, as after a crash
+        ledger.fail(ledger.claim(MODEL, ["b", "c"]).call, "connection reset", seconds=0.5)
         keep(ledger, {"b": np.zeros(2, np.float32)})
         summary = ledger.summary()
     assert (summary.calls, summary.uncertain, summary.failed, summary.resent) == (3, 1, 1, 1)
-    assert summary.bytes == 3 * 768 + 7
+    assert summary.bytes == 5 * 768
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute("SELECT images, status, error, seconds IS NULL FROM calls ORDER BY id").fetchall()
-    assert rows == [(2, "sent", None, 1), (2, "failed", "connection reset", 0), (1, "done", None, 0)]
+        rows = connection.execute("SELECT images, status, error, seconds FROM calls ORDER BY id").fetchall()
+    assert rows == [(2, "sent", None, None), (2, "failed", "connection reset", 0.5), (1, "done", None, None)]
 
 
 def test_a_call_is_completed_once_and_with_its_own_images(path):
     with Ledger(path) as ledger:
-        call = ledger.intend(MODEL, ["a", "b"])
+        call = ledger.claim(MODEL, ["a", "b"]).call
         with pytest.raises(FedHelpError, match="other images"):
             ledger.store(call, {"a": np.zeros(2, np.float32)})
         with pytest.raises(FedHelpError, match="float64"):
             ledger.store(call, {"a": np.zeros(2), "b": np.zeros(2)})
-        assert ledger.summary().uncertain == 1
+        assert ledger.summary().under_way == 1
         ledger.fail(call, "no answer")
         with pytest.raises(FedHelpError, match="complete already"):
             ledger.store(call, {"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)})
         assert ledger.missing("ab") == ["a", "b"]
 
 
-def test_the_first_answer_stays(path):
+def test_what_is_under_way_is_left_alone(path):
     with Ledger(path) as ledger, Ledger(path) as other:
-        first, second = ledger.intend(MODEL, ["a"]), other.intend(MODEL, ["a"])
-        other.store(second, {"a": np.ones(2, np.float32)})
-        ledger.store(first, {"a": np.zeros(2, np.float32)})
-        np.testing.assert_array_equal(ledger.answers(["a"])["a"], [1, 1])
+        keep(ledger, {"known": np.zeros(2, np.float32)})
+        first = ledger.claim(MODEL, ["a", "b"])
+        second = other.claim(MODEL, ["known", "b", "c", "a"])
+        assert (second.keys, second.held) == (("c",), ("b", "a"))
+        assert other.claim(MODEL, ["a", "known"]) == Claim(None, (), ("a",))
+        assert other.held(["a", "b", "c", "d", "known"]) == {"a", "b", "c"}
+        ledger.fail(first.call, "connection reset")
+        assert other.claim(MODEL, ["a", "b"]).keys == ("a", "b")
+        assert other.summary().calls == 4
+
+
+def test_a_lease_runs_out_unless_it_is_renewed(path, monkeypatch):
+    now = time.time()
+    with Ledger(path) as ledger, Ledger(path) as other:
+        first, second = ledger.claim(MODEL, ["a"]), ledger.claim(MODEL, ["b"])
+        monkeypatch.setattr(time, "time", lambda: now + LEASE_SECONDS - 1)
+        assert other.held("ab") == {"a", "b"}
+        ledger.renew({first.call: []})
+        monkeypatch.setattr(time, "time", lambda: now + LEASE_SECONDS + 1)
+        assert other.held("ab") == {"a"}
+        again = other.claim(MODEL, ["a", "b"])
+        assert (again.keys, again.held) == (("b",), ("a",))
+        # The first one was only slow: its answer is welcome, and the other one's does not replace it.
+        ledger.store(second.call, {"b": np.zeros(2, np.float32)})
+        other.store(again.call, {"b": np.ones(2, np.float32)})
+        np.testing.assert_array_equal(ledger.answers(["b"])["b"], [0, 0])
+        assert ledger.summary().resent == 1
+
+
+def test_attempts_are_written_down_and_stay(path):
+    with Ledger(path) as ledger:
+        call = ledger.claim(MODEL, ["a"]).call
+        ledger.renew({None: [Attempt(0, 0, 300, 0.1, "200", 1)], call: [Attempt(1, 800, 20, 0.2, "503", 1)]})
+        ledger.store(call, {"a": np.zeros(2, np.float32)}, 1.5, [Attempt(1, 800, 60, 0.3, "200", 2)])
+        summary = ledger.summary()
+    assert (summary.attempts, summary.sent, summary.received, summary.seconds) == (3, 1600, 380, 1.5)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT call, number, images, sent, status FROM attempts ORDER BY id").fetchall()
+    assert rows == [(None, 1, 0, 0, "200"), (call, 1, 1, 800, "503"), (call, 2, 1, 800, "200")]
+    for change in ("DELETE FROM attempts", "UPDATE attempts SET sent = 0"):
+        with pytest.raises(sqlite3.IntegrityError, match="attempts are kept for ever"):
+            edit(path, change)
 
 
 @pytest.mark.parametrize("table", ["calls", "sent"])
@@ -168,17 +213,36 @@ def test_other_files_are_refused_and_left_alone(tmp_path):
 
 def test_another_schema_version_is_refused(path):
     Ledger(path).close()
-    edit(path, "PRAGMA user_version = 2")
+    edit(path, "PRAGMA user_version = 3")
     for readonly in (True, False):
-        with pytest.raises(InputError, match="schema version 2, this program reads 1"):
+        with pytest.raises(InputError, match="schema version 3, this program reads 1 to 2"):
             Ledger(path, readonly=readonly)
+
+
+def test_a_ledger_of_version_1_keeps_its_answers(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        for statement in (*SCHEMA_1, f"PRAGMA application_id = {APPLICATION_ID}", "PRAGMA user_version = 1"):
+            connection.execute(statement)
+        connection.execute("PRAGMA journal_mode = WAL")
+    edit(path, "INSERT INTO models VALUES (1, 'old', '1', '{}')")
+    row = pack("a", np.ones(2, np.float32))
+    edit(path, "INSERT INTO answers (model, key, payload, dtype, shape, sha256) VALUES (1, ?, ?, ?, ?, ?)", *row)
+    before = path.read_bytes()
+    with Ledger(path, readonly=True) as ledger:
+        assert (ledger.summary().images, ledger.summary().attempts, ledger.held("a")) == (1, 0, set())
+        np.testing.assert_array_equal(ledger.answers(["a"])["a"], [1, 1])
+    assert path.read_bytes() == before
+    with Ledger(path) as ledger:
+        keep(ledger, {"b": np.zeros(2, np.float32)})
+        assert ledger.summary().images == 2
+        assert ledger.missing("ab") == []
 
 
 def test_a_reader_does_not_write(path):
     Ledger(path).close()
     before = path.read_bytes()
     with Ledger(path, readonly=True) as ledger, pytest.raises(FedHelpError, match="for reading only"):
-        ledger.intend(MODEL, ["a"])
+        ledger.claim(MODEL, ["a"])
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -198,7 +262,7 @@ def test_a_ledger_in_a_folder_that_may_not_be_written():
         with Ledger(path, readonly=True) as ledger:
             assert ledger.missing(["a", "b"]) == ["b"]
         with pytest.raises(FedHelpError, match="cannot be"), Ledger(path) as ledger:
-            ledger.intend(MODEL, ["b"])
+            ledger.claim(MODEL, ["b"])
     finally:
         os.seteuid(user)
         folder.chmod(0o755)

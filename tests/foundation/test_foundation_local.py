@@ -166,6 +166,14 @@ def test_a_bundle_answers_as_its_network_does(bundle, network, output_format, ki
     assert model.version.startswith("0.3.1+sha256.")
 
 
+def test_weights_as_ignite_saves_them(bundle):
+    folder, module = bundle()
+    torch.save({"model": module.state_dict()}, folder / "models" / "model.pt")
+    batch = np.random.default_rng(1).random((2, 3, 32, 32), dtype=np.float32)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(load_local_model(folder).predict(batch), module(torch.from_numpy(batch)).numpy())
+
+
 def test_a_bundle_with_another_network_is_another_version(bundle):
     first = load_local_model(bundle(SEGMENTER)[0]).version
     assert load_local_model(bundle({**SEGMENTER, "act": "relu"})[0]).version != first  # the same weights

@@ -251,7 +251,7 @@ def test_the_foundation_models_calls_are_those_in_the_ledger(cells, tmp_path):
     model = ModelDescription(name="far", version="1", classes=("a", "b"), kind="logits", input=spec)
     with Ledger(tmp_path / "knowledge.sqlite") as ledger:
         for batch in (["one", "two"], ["three"]):
-            ledger.store(ledger.intend(model, batch), {key: np.zeros(2, np.float32) for key in batch})
+            ledger.store(ledger.claim(model, batch).call, {key: np.zeros(2, np.float32) for key in batch})
     own = cells("fedhelp", 1, foundation=Foundation(ledger=str(tmp_path / "knowledge.sqlite")))
     calls = foundation_calls(own)
     assert (calls.images, calls.calls) == (3, 2)

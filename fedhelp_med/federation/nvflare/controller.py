@@ -20,7 +20,7 @@ from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.federation.hosts import Hosts
 from fedhelp_med.federation.loading import Federation, save_federation
 from fedhelp_med.federation.nvflare.plan import PLAN, Plan, read_plan, server_federation
-from fedhelp_med.federation.nvflare.remote import RemoteSites, ServerWorkspace
+from fedhelp_med.federation.nvflare.remote import RemoteSites, ServerWorkspace, acquire_once
 from fedhelp_med.federation.nvflare.selection import BestModel, cross_evaluate
 from fedhelp_med.federation.runner import run_methods
 from fedhelp_med.federation.workspace import Workspace
@@ -96,6 +96,9 @@ class FedHelpController(Controller):  # type: ignore[misc]  # NVFlare is untyped
         self.broadcast(task=task, fl_ctx=self._context, targets=[site], min_responses=1)
 
     def _run(self, workspace: ServerWorkspace) -> None:
+        if self._plan.acquire is not None:
+            acquire_once(self, self._plan, workspace)
+            return
         federation = server_federation(self._plan)
         if not workspace.federation_file.is_file():
             save_federation(federation, workspace.federation_file)

@@ -1,13 +1,15 @@
 """Writing a job for NVFlare 2.9: an app for the server and one for each site, each with its own plan."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.files import replacing_folder, write_json, write_text
-from fedhelp_med.federation.loading import SHIPPED_BUNDLES, Federation
-from fedhelp_med.federation.nvflare.plan import PLAN, Plan, plan_of, write_plan
+from fedhelp_med.federation.config import FederationFile
+from fedhelp_med.federation.loading import SHIPPED_BUNDLES, Federation, bundle_folder
+from fedhelp_med.federation.nvflare.plan import PLAN, Plan, plan_of, run_name, write_plan
 from fedhelp_med.federation.task import check_networks, task_constants
 
 SCRIPT = "fedhelp_client.py"
@@ -23,6 +25,12 @@ main(Path(__file__).with_name("{plan}"))
 ROOM = "fedhelp_med.federation.nvflare"
 EVENTS = "analytix_log_stats"
 
+FETCH_SECONDS = 0.2
+"""How long a site waits before it asks for its next task (NVFlare's default is 2)."""
+
+GRACE_SECONDS = 20.0
+"""How long a site whose process died may stay away before the job ends (NVFlare's default is 60)."""
+
 
 def export_job(federation: Federation, out: Path) -> Plan:
     """Write the job of a federation to ``out``.
@@ -30,8 +38,7 @@ def export_job(federation: Federation, out: Path) -> Plan:
     Raises:
         InputError: when ``out`` is not empty, or the federation's networks do not fit its data.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists and is not empty; choose another --out")
+    _check_empty(out)
     constants = task_constants(federation)
     check_networks(federation, constants)
     plan = plan_of(federation, constants)
@@ -40,13 +47,45 @@ def export_job(federation: Federation, out: Path) -> Plan:
     return plan
 
 
+def export_acquisition(file: FederationFile, source: Path, model: Path, site: str, out: Path) -> Plan:
+    """Write a job of one round in which ``site`` asks a foundation model about the public set.
+
+    Args:
+        file: the federation file; its ledger need not exist.
+        source: where it was read.
+        model: the foundation model's file, as the site names it.
+        site: one of the federation's.
+        out: the folder for the job.
+
+    Raises:
+        InputError: when ``out`` is not empty, there is no such site, or the file names no public set or ledger.
+    """
+    _check_empty(out)
+    if site not in (names := sorted(entry.name for entry in file.sites)):
+        raise InputError(f"--at: {source} has no site {site!r}; its sites are {', '.join(names)}")
+    if file.public is None or file.foundation is None:
+        raise InputError(f"{source}: an acquisition needs public.data and foundation.ledger; add them")
+    own = [entry for entry in file.sites if entry.name == site]
+    aggregation = file.aggregation.model_copy(update={"minimum_sites": 1})
+    file = file.model_copy(update={"sites": own, "aggregation": aggregation})
+    plan = Plan(f"acquire-{run_name(file)}", file, {}, acquire=str(model.expanduser().absolute()))
+    with replacing_folder(out.absolute()) as folder:
+        write_job(plan, bundle_folder(file.bundle), folder)
+    return plan
+
+
+def _check_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not empty; choose another --out")
+
+
 def write_job(plan: Plan, bundle: Path, folder: Path) -> None:
     """Write a plan's job into an empty folder; a bundle that is not a shipped one travels with it."""
     names = sorted(site.name for site in plan.file.sites)
     own_bundle = bundle.parent.resolve() != SHIPPED_BUNDLES.resolve()
     if own_bundle:
         file = plan.file.model_copy(update={"bundle": "bundle"})
-        plan = Plan(plan.run, file, plan.constants)
+        plan = dataclasses.replace(plan, file=file)
     for app, part, config in [
         ("app_server", plan.for_server(), _server_config()),
         *((f"app_{name}", plan.for_site(name), _client_config()) for name in names),
@@ -79,6 +118,8 @@ def _meta(plan: Plan, names: list[str]) -> dict[str, Any]:
 def _server_config() -> dict[str, Any]:
     return {
         "format_version": 2,
+        "server": {"task_request_interval": FETCH_SECONDS},
+        "dead_client_grace_period": GRACE_SECONDS,
         "task_data_filters": [],
         "task_result_filters": [],
         "components": [

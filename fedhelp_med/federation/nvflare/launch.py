@@ -4,6 +4,7 @@ NVFlare's exit status is not trusted: a run is done when its run folder is compl
 """
 
 import contextlib
+import io
 import os
 import shutil
 import socket
@@ -163,10 +164,10 @@ def _submit(kit: Path, plan: Plan, job: Path, workspace: Workspace, watch: _Watc
                 watch.look()
                 time.sleep(0.5)
             watch.look()
-            lost = [event["site"] for event in workspace.events()[before:] if event["event"] == "site_lost"]
             if workspace.complete:
                 _wait_for_end(session, identity)
                 return
+            lost = [site for event in workspace.events()[before:] for site in _lost(event)]
             if not lost or attempt == ATTEMPTS:
                 return
             workspace.record("job_submitted_again", sites=lost, attempt=attempt + 1)
@@ -180,7 +181,8 @@ def _session(kit: Path) -> Any:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            return new_secure_session(ADMIN, str(kit))
+            with contextlib.redirect_stdout(io.StringIO()):  # it greets
+                return new_secure_session(ADMIN, str(kit))
         except Exception as error:  # the server is still starting
             if time.monotonic() > deadline:
                 raise FedHelpError(f"nvflare-poc: the server does not answer ({error})") from error
@@ -193,6 +195,13 @@ def _wait_for_sites(session: Any, names: set[str]) -> None:
         if time.monotonic() > deadline:
             raise FedHelpError(f"nvflare-poc: {', '.join(sorted(missing))} did not connect within {PATIENCE:.0f} s")
         time.sleep(1)
+
+
+def _lost(event: Mapping[str, Any]) -> list[str]:
+    """Return the sites that an event reports as gone: NVFlare may notice first, and end the job."""
+    if event["event"] == "site_lost":
+        return [event["site"]]
+    return list(event["waiting_for"]) if event["event"] == "job_interrupted" else []
 
 
 def _ended(session: Any, identity: str) -> bool:

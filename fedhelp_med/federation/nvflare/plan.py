@@ -3,6 +3,7 @@
 A site's plan names no other site, and the server's no site's paths.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -27,7 +28,8 @@ RUN_VARIABLE = "FEDHELP_RUN"
 HOME_VARIABLE = "FEDHELP_HOME"
 """Names the folder that holds a participant's run folders; ``~/.fedhelp`` by default."""
 SITE_VARIABLE = "FEDHELP_SITE"
-"""Names a YAML file that says where things are at this participant: ``data``, ``public``, ``ledger``, ``bundle``."""
+"""Names a YAML file that says where things are at this participant: ``data``, ``public``, ``ledger``,
+``bundle``, ``model`` (the foundation model's file)."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +41,26 @@ class Plan:
         file: the federation file, reduced to what the participant has to know.
         constants: the task's, which follow from all sites' data.
         source: where the plan was read.
+        acquire: the foundation model to ask about the public set, in a job that does nothing else.
     """
 
     run: str
     file: FederationFile
     constants: Mapping[str, Any]
     source: Path = Path(PLAN)
+    acquire: str | None = None
 
     def for_site(self, name: str) -> "Plan":
         """Return the plan of one site."""
         own = [site for site in self.file.sites if site.name == name]
         aggregation = self.file.aggregation.model_copy(update={"minimum_sites": 1})
-        return Plan(self.run, self.file.model_copy(update={"sites": own, "aggregation": aggregation}), self.constants)
+        file = self.file.model_copy(update={"sites": own, "aggregation": aggregation})
+        return dataclasses.replace(self, file=file)
 
     def for_server(self) -> "Plan":
         """Return the server's plan: names and roles of the sites."""
         sites = [site.model_copy(update={"data": ELSEWHERE}) for site in self.file.sites]
-        return Plan(self.run, self.file.model_copy(update={"sites": sites}), self.constants)
+        return dataclasses.replace(self, file=self.file.model_copy(update={"sites": sites}))
 
     def folder(self) -> Path:
         """Return this participant's run folder."""
@@ -65,16 +70,22 @@ class Plan:
 
 
 def plan_of(federation: Federation, constants: Mapping[str, Any]) -> Plan:
-    """Return the whole plan of a federation; its name tells apart what the numbers depend on."""
-    content = json.dumps(federation.file.model_dump(exclude={"runtime": {"workers"}}), sort_keys=True)
-    word = "".join(letter if letter.isalnum() else "-" for letter in federation.file.name.lower()).strip("-")
-    return Plan(f"{word[:40]}-{hashlib.sha256(content.encode()).hexdigest()[:8]}", federation.file, constants)
+    """Return the whole plan of a federation."""
+    return Plan(run_name(federation.file), federation.file, constants)
+
+
+def run_name(file: FederationFile) -> str:
+    """Return what a federation's run folder is called; the name tells apart what the numbers depend on."""
+    content = json.dumps(file.model_dump(exclude={"runtime": {"workers"}}), sort_keys=True)
+    word = "".join(letter if letter.isalnum() else "-" for letter in file.name.lower()).strip("-")
+    return f"{word[:40]}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Write a plan as JSON."""
     file = plan.file.model_dump(exclude_none=True)
-    write_json(path, {"run": plan.run, "federation": file, "constants": dict(plan.constants)})
+    content = {"run": plan.run, "federation": file, "constants": dict(plan.constants), "acquire": plan.acquire}
+    write_json(path, content)
 
 
 def read_plan(path: Path) -> Plan:
@@ -88,7 +99,8 @@ def read_plan(path: Path) -> Plan:
     base = path.resolve().parent
     if (base / file.bundle).is_dir():  # a bundle that came with the job
         file = file.model_copy(update={"bundle": str(base / file.bundle)})
-    return Plan(content["run"], _placed(file), content["constants"], path)
+    placed, model = _placed(file, content["acquire"])
+    return Plan(content["run"], placed, content["constants"], path, model)
 
 
 def server_federation(plan: Plan) -> Federation:
@@ -117,16 +129,16 @@ def _constant(plan: Plan, key: str) -> Any:
     return plan.constants.get(key, plan.file.overrides.get(key, ()))
 
 
-def _placed(file: FederationFile) -> FederationFile:
-    """Put this participant's own paths into the file."""
+def _placed(file: FederationFile, model: str | None) -> tuple[FederationFile, str | None]:
+    """Put this participant's own paths into the file, and into that of the foundation model."""
     path = os.environ.get(SITE_VARIABLE)
     if path is None:
-        return file
+        return file, model
     try:
         own = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"{SITE_VARIABLE}={path}: cannot be read ({error}); name a YAML file of paths") from None
-    known = ("data", "public", "ledger", "bundle")
+    known = ("data", "public", "ledger", "bundle", "model")
     if not isinstance(own, dict) or any(key not in known or not isinstance(own[key], str) for key in own):
         raise InputError(f"{path}: has to be a mapping of {', '.join(known)} to paths")
     changes: dict[str, Any] = {"bundle": own["bundle"]} if "bundle" in own else {}
@@ -136,4 +148,7 @@ def _placed(file: FederationFile) -> FederationFile:
         changes["public"] = file.public.model_copy(update={"data": own["public"]})
     if "ledger" in own and file.foundation:
         changes["foundation"] = file.foundation.model_copy(update={"ledger": own["ledger"]})
-    return file.model_copy(update=changes).resolved(Path(path).resolve().parent)
+    base = Path(path).resolve().parent
+    if model is not None and "model" in own:
+        model = str(base / Path(own["model"]).expanduser())
+    return file.model_copy(update=changes).resolved(base), model

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.files import replacing
 from fedhelp_med.federation.hosts import Outcome
+from fedhelp_med.federation.nvflare.plan import Plan
 from fedhelp_med.federation.nvflare.wire import REPORT, REQUEST, pack_arguments, to_arrays, to_tensors, unpack_report
 from fedhelp_med.federation.state import load_tensors, save_tensors
 from fedhelp_med.federation.workspace import KEPT_ROUNDS, Workspace
@@ -33,7 +34,7 @@ class ServerWorkspace(Workspace):
             file.unlink()
 
 
-class SiteLost(FedHelpError):
+class SiteLostError(FedHelpError):
     """A site's process is gone. The job ends; submitted again, it goes on from the last committed round."""
 
 
@@ -73,7 +74,7 @@ class RemoteSites:
         """Run the step at all sites together; yield outcomes in the order of the sites' names.
 
         Raises:
-            SiteLost: when a site's process died meanwhile.
+            SiteLostError: when a site's process died meanwhile.
         """
         outcomes: dict[str, Outcome] = {}
         arrived = threading.Lock()
@@ -107,11 +108,13 @@ class RemoteSites:
 
     def _check(self, outcomes: dict[str, Outcome], step: str) -> None:
         if self._tasks.aborted():
-            raise FedHelpError("NVFlare ended the job")
+            waiting = [name for name in self._names if name not in outcomes]
+            self._workspace.record("job_interrupted", waiting_for=waiting, step=step)
+            raise FedHelpError(f"NVFlare ended the job while it waited for {', '.join(waiting)}")
         for name in self._names:
             if name not in outcomes and self._tasks.lost(name):
                 self._workspace.record("site_lost", site=name, step=step)
-                raise SiteLost(f"{name}: its process is gone; submit the job again to go on")
+                raise SiteLostError(f"{name}: its process is gone; submit the job again to go on")
 
     def _outcome(self, name: str, step: str, arguments: tuple[Any, ...], result: Any) -> Outcome:
         """Turn a result into a report; an update is stored the moment it arrives."""
@@ -127,3 +130,16 @@ class RemoteSites:
             return unpack_report(told)
         except Exception as error:  # whatever a foreign site sends
             return FedHelpError(f"{name}: sent a result that cannot be read ({error})")
+
+
+def acquire_once(tasks: Tasks, plan: Plan, workspace: Workspace) -> None:
+    """Let the job's one site ask the foundation model, in one round; write what it cost into the events.
+
+    Raises:
+        FedHelpError: when the site could not.
+    """
+    names = [site.name for site in plan.file.sites]
+    for name, outcome in RemoteSites(tasks, names, workspace, "main").each("acquire"):
+        if isinstance(outcome, Exception):
+            raise FedHelpError(f"the acquisition failed: {outcome}")
+        workspace.record("acquired", site=name, **{row.metric: int(row.value) for row in outcome.rows})

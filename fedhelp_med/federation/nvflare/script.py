@@ -13,7 +13,9 @@ from fedhelp_med.federation.nvflare.wire import REPORT, REQUEST, pack_report, to
 from fedhelp_med.federation.runner import reference_of
 from fedhelp_med.federation.site import SiteHost, SiteReport
 from fedhelp_med.federation.state import load_tensors, save_tensors
-from fedhelp_med.federation.workspace import KEPT_ROUNDS, Workspace
+from fedhelp_med.federation.workspace import KEPT_ROUNDS, Row, Workspace
+from fedhelp_med.foundation.acquisition import acquire
+from fedhelp_med.foundation.opening import open_model
 
 
 def main(plan_file: Path) -> None:
@@ -56,16 +58,21 @@ class Participant:
     def answer(self, meta: dict[str, Any], arrays: dict[str, Any] | None) -> tuple[dict[str, Any], Any]:
         """Execute the request in a task's ``meta``; return what is told, and the update as arrays or None.
 
-        What fails is told, not raised: NVFlare would end the whole job.
+        What fails is told, not raised: NVFlare would end the whole job. The server hears the kind of failure only; a
+        message may name a patient's file, so it stays in the site's own ``events.jsonl``.
         """
         request = json.loads(meta[REQUEST])
         try:
             return self._execute(request, arrays)
         except Exception as error:
-            reason = str(error) if isinstance(error, FedHelpError) else f"{type(error).__name__}: {error}"
-            return {"error": reason, "traceback": traceback.format_exc()}, None
+            self._workspace.record(
+                "failed_here", site=self.name, step=request["step"], error=str(error), traceback=traceback.format_exc()
+            )
+            return {"error": f"{self.name}: {type(error).__name__}; its own events.jsonl says more"}, None
 
     def _execute(self, request: dict[str, Any], arrays: dict[str, Any] | None) -> tuple[dict[str, Any], Any]:
+        if request["step"] == "acquire":
+            return self._acquire(), None
         part, step, committed = request["part"], request["step"], request["committed"]
         if step not in STEPS:
             raise FedHelpError(f"{self.name}: was asked for {step!r}; it answers to {', '.join(STEPS)}")
@@ -86,6 +93,18 @@ class Participant:
         update = workspace.update(self.name, arguments[0]) if step == "train" else None
         sent = to_arrays(load_tensors(update)) if update is not None and update.is_file() else None
         return pack_report(report), sent
+
+    def _acquire(self) -> dict[str, Any]:
+        """Ask the foundation model about the public set, once; the answers stay in this site's ledger."""
+        file, model = self._plan.file, self._plan.acquire
+        if model is None or file.public is None or file.foundation is None:
+            raise FedHelpError(f"{self.name}: this job is not one of acquisition")
+        own = [Path(site.data) for site in file.sites]
+        summary = acquire(Path(file.public.data), open_model(model), Path(file.foundation.ledger), private=own)
+        told = {"asked": summary.asked, "already_known": summary.already_known, "calls": summary.calls}
+        role = file.sites[0].role
+        rows = [Row(0, self.name, role, "foundation", "public", key, float(value)) for key, value in told.items()]
+        return pack_report(SiteReport(rows=rows, seconds=summary.seconds))
 
     def _host(self, part: str, workspace: Workspace) -> SiteHost:
         federation = site_federation(self._plan)

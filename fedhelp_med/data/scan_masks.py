@@ -1,0 +1,129 @@
+"""Masks for a scan: checked against their images, drawn from DICOM objects, and numbered by class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fedhelp_med.data.labels_masks import (
+    MAXIMUM_CLASSES,
+    check_pattern,
+    masks_by_pattern,
+    read_mask,
+    shape_fault,
+    unit_values,
+)
+from fedhelp_med.data.labels_objects import Structure, read_structures, referenced_series
+from fedhelp_med.data.labels_table import class_index
+from fedhelp_med.data.scan_files import ScanFiles
+from fedhelp_med.data.studies import LabelObject, Study
+from fedhelp_med.data.walk import Rejected
+from fedhelp_med.transforms import ImageError, read_image
+
+BACKGROUND = "background"
+
+
+@dataclass
+class MaskedStudies:
+    """Studies with the file of a mask that fits.
+
+    Attributes:
+        studies: with the path of the mask.
+        classes: names by index; background first.
+        rejected: what was left out.
+        notes: what a person should know.
+    """
+
+    studies: list[tuple[Study, Path]] = field(default_factory=list)
+    classes: tuple[str, ...] = (BACKGROUND,)
+    rejected: list[Rejected] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def masks_from_pattern(
+    pattern: str, studies: Sequence[Study], root: Path, declared: tuple[str, ...] | None, files: ScanFiles
+) -> MaskedStudies:
+    """Find masks by their names, and read which classes they hold.
+
+    Masks that hold 0 and 255 alone are written again as 0 and 1.
+
+    Raises:
+        InputError: a pattern that finds nothing in principle.
+    """
+    check_pattern(pattern)
+    matched = masks_by_pattern(pattern, studies, root)
+    result = MaskedStudies(rejected=matched.rejected)
+    values: dict[Path, list[int]] = {}
+    kept = []
+    for study, mask in matched.studies:
+        try:
+            fault = shape_fault(study.files, mask)
+            values[mask] = [] if fault else [int(value) for value in np.unique(read_mask(mask))]
+        except ImageError as error:
+            fault = f"its mask {mask.name}: {error.reason}"
+        if fault:
+            result.rejected += [Rejected(path, fault) for path in (*study.files, mask)]
+        else:
+            kept.append((study, mask))
+    every = sorted({value for _, mask in kept for value in values[mask]})
+    unit = unit_values(every)
+    limit = len(declared) if declared else MAXIMUM_CLASSES
+    highest = 0
+    for study, mask in kept:
+        own = [int(value > 0) for value in values[mask]] if unit else values[mask]
+        if min(own) < 0 or max(own) >= limit:
+            allowed = f"0 to {limit - 1}"
+            reason = f"its mask {mask.name} holds {min(own)} to {max(own)}; write class indices {allowed}"
+            result.rejected += [Rejected(path, reason) for path in (*study.files, mask)]
+            continue
+        highest = max(highest, *own)
+        result.studies.append((study, _as_units(mask, files) if unit else mask))
+    result.classes = declared or (BACKGROUND, *(f"class {index}" for index in range(1, max(highest, 1) + 1)))
+    if unit:
+        result.notes.append("masks of 0 and 255 were written again as 0 and 1")
+    return result
+
+
+def masks_from_objects(
+    labels: Sequence[LabelObject], studies: Sequence[Study], declared: tuple[str, ...] | None, files: ScanFiles
+) -> MaskedStudies:
+    """Draw DICOM SEG and RTSTRUCT objects into the grids of the series that they refer to."""
+    result = MaskedStudies()
+    by_series = {study.series: study for study in studies if study.kind == "dicom" and study.series}
+    found: dict[str, list[Structure]] = {}
+    for label in labels:
+        try:
+            series = referenced_series(label)
+            study = by_series.get(series)
+            if study is None:
+                raise ImageError(label.path, f"labels the series {series or '(not named)'}, which is not here; add it")
+            image = read_image(study.files)
+            space = image.array.shape[:-1] if image.channels else image.array.shape
+            found.setdefault(series, []).extend(read_structures(label, space, image.affine))
+        except ImageError as error:
+            result.rejected.append(Rejected(label.path, error.reason))
+    names = {item.name for items in found.values() for item in items}
+    result.classes = declared or (BACKGROUND, *sorted(names, key=str.casefold))
+    left_out = sorted(name for name in names if class_index(name, result.classes) is None)
+    if left_out:
+        result.notes.append(f"regions left out, which are none of the classes: {', '.join(left_out)}")
+    for study in studies:
+        items = found.get(study.series, []) if study.kind == "dicom" else []
+        if not items:
+            reason = "no usable DICOM SEG or RTSTRUCT refers to it; add one, or leave the image out"
+            result.rejected += [Rejected(path, reason) for path in study.files]
+            continue
+        affine = read_image(study.files).affine
+        values = np.zeros(items[0].mask.shape, np.int64)
+        for item in items:
+            index = class_index(item.name, result.classes)
+            if index is not None:
+                values[item.mask] = index
+        result.studies.append((study, files.mask(f"{study.patient}-{study.series}", values, affine)))
+    return result
+
+
+def _as_units(mask: Path, files: ScanFiles) -> Path:
+    image = read_image(mask, mask=True)
+    return files.mask(f"{mask.parent.name}-{mask.stem}", (image.array > 0).astype(np.int64), image.affine)

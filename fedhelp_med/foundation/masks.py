@@ -1,0 +1,29 @@
+"""Masks as the truth about a foundation model's maps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from monai.transforms import Resize
+from torch import Tensor
+
+from fedhelp_med.common.errors import InputError
+from fedhelp_med.foundation.protocol import read_image
+
+
+def read_mask(path: str | Path, size: Sequence[int], classes: int) -> Tensor:
+    """Read a mask as class indices, int64, resized to the nearest pixel.
+
+    Args:
+        path: of the mask.
+        size: `H, W[, D]`, in the axis order of images.
+        classes: how many there are.
+
+    Raises:
+        InputError: for a mask that cannot be read, has several channels, or holds other values than the classes.
+    """
+    values = read_image(path, len(size))
+    if len(values) != 1 or not ((values >= 0) & (values < classes) & (values == values.round())).all():
+        raise InputError(f"{path} is no mask of {classes} classes: it needs one channel of class indices from 0")
+    resized = Resize(spatial_size=tuple(size), mode="nearest")(values)
+    return torch.as_tensor(resized)[0].long()

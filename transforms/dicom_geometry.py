@@ -1,0 +1,292 @@
+"""Where the frames of a DICOM image lie, and how they make a volume.
+
+Positions and directions are the patient's (PS3.3, C.7.6.2: x to the left, y to the back, z to the head, in mm). An
+affine leads from an index ``(column, row, slice)`` to millimetres, in RAS as MONAI and NIfTI have it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedhelp_med.transforms.dicom_file import DicomFile
+from fedhelp_med.transforms.errors import ImageError
+
+Floats = npt.NDArray[np.float64]
+
+SAME = 1e-2  # mm; positions are written with few digits
+UNEVEN = 0.05  # of the spacing: more is a gap, less is rounding
+TILT = 0.5  # degrees; less is rounding
+MAXIMUM_TILT = 45.0  # degrees; no gantry tilts further
+TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of one file.
+
+    Attributes:
+        file: index of the file.
+        index: of the frame in its file.
+        position: of the first pixel's centre, mm; None where the file does not say.
+        orientation: unit vectors along a row and down a column, ``2, 3``; None where the file does not say.
+        spacing: between columns, between rows, mm; None where the file does not say.
+        thickness: of a single slice, mm; 1 where the file does not say.
+        slope: of the rescaling, or None.
+        intercept: of the rescaling.
+    """
+
+    file: int
+    index: int
+    position: Floats | None
+    orientation: Floats | None
+    spacing: tuple[float, float] | None
+    thickness: float
+    slope: float | None
+    intercept: float
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How frames make a volume.
+
+    Attributes:
+        order: the frames along the normal, ascending.
+        affine: ``4, 4``, index to RAS mm.
+        tilt: of the gantry in degrees: the slices are shifted against each other, which the affine accounts for.
+        located: whether the file says where it lies; else the affine has the spacing only.
+    """
+
+    order: tuple[Frame, ...]
+    affine: Floats
+    tilt: float
+    located: bool
+
+
+def frames_of(file: DicomFile, number: int) -> list[Frame]:
+    """Return the frames of a file.
+
+    Args:
+        file: whose header was read.
+        number: index of the file among those of the image.
+
+    Raises:
+        ImageError: a geometry that cannot be one.
+    """
+    header = file.header
+    shared = _first(header, "SharedFunctionalGroupsSequence")
+    every = header.get("PerFrameFunctionalGroupsSequence") or []
+    if every and len(every) != file.frames:
+        raise ImageError(file.path, f"{file.frames} frames, but functional groups for {len(every)}; export it again")
+    frames = []
+    for index in range(file.frames):
+        places = [place for place in ((every[index] if every else None), shared) if place is not None]
+        position = _group(places, "PlanePositionSequence", header if file.frames == 1 else None)
+        orientation = _group(places, "PlaneOrientationSequence", header)
+        measures = _group(places, "PixelMeasuresSequence", header)
+        values = _group(places, "PixelValueTransformationSequence", header)
+        frames.append(
+            Frame(
+                number,
+                index,
+                _vector(file.path, position, "ImagePositionPatient", 3),
+                _orientation(file.path, orientation),
+                _spacing(file.path, measures),
+                _slice_thickness(file.path, measures),
+                _number(file.path, values, "RescaleSlope"),
+                _number(file.path, values, "RescaleIntercept") or 0.0,
+            )
+        )
+    return frames
+
+
+def arrange(path: Path, frames: Sequence[Frame]) -> Geometry:
+    """Sort frames along their normal and find their affine.
+
+    Args:
+        path: what an error names.
+        frames: of one image.
+
+    Raises:
+        ImageError: several orientations or spacings, duplicates, gaps, uneven steps.
+    """
+    first = frames[0]
+    if any(frame.position is None or frame.orientation is None for frame in frames):
+        return Geometry(tuple(frames), _plain_affine(first), 0.0, False)
+    _check_alike(path, frames)
+    assert first.orientation is not None
+    row, column = first.orientation
+    normal = np.cross(row, column)
+    if len(frames) > 1 and all(_near(frame, first) for frame in frames):
+        return Geometry(tuple(frames), _affine(first, first.thickness * normal), 0.0, True)  # a cine at one place
+    depths = np.array([float(np.dot(frame.position, normal)) for frame in frames])  # type: ignore[arg-type]
+    order = np.argsort(depths, kind="stable")
+    ordered = tuple(frames[index] for index in order)
+    if len(ordered) == 1:
+        return Geometry(ordered, _affine(first, first.thickness * normal), 0.0, True)
+    _check_steps(path, depths[order])
+    start, end = ordered[0].position, ordered[-1].position
+    assert start is not None and end is not None
+    step = (end - start) / (len(ordered) - 1)
+    _check_straight(path, ordered, start, step)
+    tilt = float(np.degrees(np.arccos(np.clip(np.dot(step, normal) / np.linalg.norm(step), -1, 1))))
+    if tilt > MAXIMUM_TILT:
+        raise ImageError(path, f"its slices move {tilt:.0f} degrees off their normal: not one volume; split the series")
+    return Geometry(ordered, _affine(ordered[0], step), tilt if tilt > TILT else 0.0, True)
+
+
+def volumes(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Divide frames that come back to the same places (echoes, times, b-values) into one list per pass.
+
+    Frames of one place keep their order. Where places are not visited equally often, all stay together.
+    """
+    if any(frame.position is None or frame.orientation is None for frame in frames):
+        return [list(frames)]
+    places: dict[tuple[float, ...], list[Frame]] = {}
+    for frame in frames:
+        assert frame.position is not None
+        places.setdefault(tuple(np.round(frame.position / SAME).tolist()), []).append(frame)
+    counts = {len(place) for place in places.values()}
+    if len(counts) != 1 or len(places) == 1:
+        return [list(frames)]
+    return [[place[index] for place in places.values()] for index in range(counts.pop())]
+
+
+def _check_alike(path: Path, frames: Sequence[Frame]) -> None:
+    first = frames[0]
+    assert first.orientation is not None
+    for frame in frames[1:]:
+        assert frame.orientation is not None
+        if np.abs(frame.orientation - first.orientation).max() > 1e-3:
+            raise ImageError(path, "slices of several orientations in one series (a localiser?); leave it out")
+        if frame.spacing != first.spacing and (
+            frame.spacing is None
+            or first.spacing is None
+            or max(abs(a - b) for a, b in zip(frame.spacing, first.spacing, strict=True)) > 1e-3
+        ):
+            raise ImageError(path, f"slices with pixels of {first.spacing} mm and of {frame.spacing} mm in one series")
+
+
+def _check_steps(path: Path, depths: Floats) -> None:
+    steps = np.diff(depths)
+    usual = float(np.median(steps))
+    if steps.min() < SAME:
+        doubles = int((steps < SAME).sum())
+        at = float(depths[int(steps.argmin())])
+        raise ImageError(
+            path, f"{doubles + 1} slices at the same position ({at:.2f} mm); remove copies, or split the series"
+        )
+    worst = int(np.abs(steps - usual).argmax())
+    if abs(steps[worst] - usual) > max(UNEVEN * usual, SAME):
+        missing = round(steps[worst] / usual) - 1
+        between = f"between {depths[worst]:.2f} and {depths[worst + 1]:.2f} mm"
+        if missing >= 1 and abs(steps[worst] - (missing + 1) * usual) <= max(UNEVEN * usual, SAME):
+            raise ImageError(
+                path, f"{missing} slice(s) missing {between}, where slices are {usual:.3g} mm apart; export it again"
+            )
+        raise ImageError(
+            path, f"uneven slices: {steps[worst]:.3g} mm apart {between}, {usual:.3g} mm elsewhere; resample it first"
+        )
+
+
+def _check_straight(path: Path, frames: Sequence[Frame], start: Floats, step: Floats) -> None:
+    expected = start + np.arange(len(frames))[:, None] * step
+    found = np.array([frame.position for frame in frames])
+    off = float(np.linalg.norm(found - expected, axis=1).max())
+    if off > max(UNEVEN * float(np.linalg.norm(step)), 0.1) * 2:
+        raise ImageError(path, f"slices lie up to {off:.2f} mm off a straight line: contradictory positions")
+
+
+def _affine(frame: Frame, step: Floats) -> Floats:
+    assert frame.orientation is not None and frame.position is not None
+    columns, rows = frame.spacing or (1.0, 1.0)
+    affine = np.eye(4)
+    affine[:3, 0] = frame.orientation[0] * columns
+    affine[:3, 1] = frame.orientation[1] * rows
+    affine[:3, 2] = step
+    affine[:3, 3] = frame.position
+    ras: Floats = TO_RAS @ affine
+    return ras
+
+
+def _plain_affine(frame: Frame) -> Floats:
+    columns, rows = frame.spacing or (1.0, 1.0)
+    ras: Floats = TO_RAS @ np.diag([columns, rows, 1.0, 1.0])
+    return ras
+
+
+def _near(frame: Frame, other: Frame) -> bool:
+    assert frame.position is not None and other.position is not None
+    return bool(np.abs(frame.position - other.position).max() < SAME)
+
+
+def _first(header: Any, keyword: str) -> Any:
+    items = header.get(keyword) or []
+    return items[0] if len(items) else None
+
+
+def _group(places: Sequence[Any], keyword: str, otherwise: Any) -> Any:
+    """The macro of a frame: its own, the shared one, else the file's own elements."""
+    for place in places:
+        found = _first(place, keyword)
+        if found is not None:
+            return found
+    return otherwise
+
+
+def _number(path: Path, place: Any, keyword: str) -> float | None:
+    value = None if place is None else place.get(keyword)
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ImageError(path, f"{keyword} is {value!r}, not a number; export it again") from None
+    if not np.isfinite(number) or (keyword == "RescaleSlope" and number == 0):
+        raise ImageError(path, f"{keyword} is {number:g}; export it again")
+    return number
+
+
+def _vector(path: Path, place: Any, keyword: str, length: int) -> Floats | None:
+    value = None if place is None else place.get(keyword)
+    if value is None or value == "" or value == []:
+        return None
+    try:
+        vector = np.array([float(part) for part in value], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ImageError(path, f"{keyword} is {value!r}, not {length} numbers; export it again") from None
+    if vector.shape != (length,) or not np.isfinite(vector).all():
+        raise ImageError(path, f"{keyword} is {list(value)}, not {length} numbers; export it again")
+    return vector
+
+
+def _orientation(path: Path, place: Any) -> Floats | None:
+    vector = _vector(path, place, "ImageOrientationPatient", 6)
+    if vector is None:
+        return None
+    pair = vector.reshape(2, 3)
+    lengths = np.linalg.norm(pair, axis=1)
+    if lengths.min() < 0.9 or lengths.max() > 1.1 or abs(float(np.dot(pair[0], pair[1]))) > 0.01:
+        raise ImageError(path, f"ImageOrientationPatient {vector.tolist()} is no pair of unit vectors at right angles")
+    return pair
+
+
+def _slice_thickness(path: Path, place: Any) -> float:
+    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
+        value = _number(path, place, keyword)
+        if value is not None and value > 0:
+            return value
+    return 1.0
+
+
+def _spacing(path: Path, place: Any) -> tuple[float, float] | None:
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        vector = _vector(path, place, keyword, 2)
+        if vector is not None:
+            if vector.min() <= 0:
+                raise ImageError(path, f"{keyword} is {vector.tolist()} mm: spacing must be above 0; export it again")
+            return float(vector[1]), float(vector[0])
+    return None

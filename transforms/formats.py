@@ -1,0 +1,224 @@
+"""Reading NIfTI, NRRD and pictures, by content and with their geometry."""
+
+import gzip
+import io
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+import SimpleITK
+from nibabel.filebasedimages import ImageFileError
+from nibabel.fileholders import FileHolder
+from nibabel.spatialimages import HeaderDataError
+from PIL import Image
+
+from fedhelp_med.transforms.dicom_geometry import TO_RAS
+from fedhelp_med.transforms.dicom_series import ImageData
+from fedhelp_med.transforms.errors import ImageError, NotAnImageError, first_line
+from fedhelp_med.transforms.sniff import head_of
+
+MAXIMUM_PIXELS = 2**28  # of a picture: more is taken for a decompression bomb
+PICTURE_FORMATS = ("PNG", "JPEG", "BMP")
+
+FAULTS = (OSError, ValueError, EOFError, RuntimeError, SyntaxError, KeyError, TypeError, ArithmeticError, zlib.error)
+"""What nibabel, SimpleITK and Pillow raise on damaged files, besides their own errors."""
+
+
+def open_nifti(path: Path) -> Any:
+    """Open a NIfTI file without reading its voxels.
+
+    Raises:
+        ImageError: the header is damaged or makes no sense.
+    """
+    try:
+        image = _open_nifti(path)
+        shape, affine = image.shape, np.asarray(image.affine, dtype=np.float64)
+    except (*FAULTS, ImageFileError, HeaderDataError) as error:
+        raise ImageError(path, f"its NIfTI header cannot be read ({first_line(error)}); export it again") from None
+    if not shape or min(shape) < 1:
+        raise ImageError(path, f"its NIfTI header gives the shape {tuple(shape)}; export it again")
+    if 3000 <= int(image.header["intent_code"]) < 3100:
+        raise NotAnImageError(path, "a CIFTI file: surface data, not an image")
+    if image.get_data_dtype().kind == "c":
+        raise ImageError(path, "complex voxels; write magnitude, or real and imaginary part, as images")
+    if len(nifti_shape(image)) > 4:
+        raise ImageError(path, f"{len(shape)} axes {tuple(shape)}: an image has at most 3 of space and one of channels")
+    size = type(image.header).template_dtype.itemsize
+    stored = type(image.header)(head_of(path)[:size], check=False)["pixdim"]  # nibabel has made 1 of 0
+    spacing = np.asarray(stored[1 : 1 + min(3, len(shape))], dtype=np.float64)
+    if not np.isfinite(spacing).all() or (spacing == 0).any():
+        raise ImageError(path, f"its NIfTI header gives the spacing {spacing.tolist()} mm; correct it")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise ImageError(path, "its NIfTI header has an affine that cannot be inverted; correct sform and qform")
+    return image
+
+
+def nifti_shape(image: Any) -> tuple[int, ...]:
+    """The shape without the axis of time that vector images leave empty (``X, Y, Z, 1, C``)."""
+    shape = tuple(int(length) for length in image.shape)
+    return (*shape[:3], *shape[4:]) if len(shape) == 5 and shape[3] == 1 else shape
+
+
+def read_nifti(path: Path) -> ImageData:
+    """Read NIfTI-1 or NIfTI-2, whatever its name; further axes than three are channels.
+
+    Raises:
+        ImageError: damaged or not a number type that a network takes.
+    """
+    image = open_nifti(path)
+    try:
+        stored = np.asanyarray(image.dataobj)
+    except (*FAULTS, ImageFileError) as error:
+        raise ImageError(path, f"its voxels cannot be read ({first_line(error)}); copy it again") from None
+    stored = stored.reshape(nifti_shape(image))
+    if stored.dtype.names:  # RGB, RGBA
+        stored = np.stack([stored[name] for name in stored.dtype.names], axis=-1)
+    array = np.ascontiguousarray(stored).astype(np.float32, copy=False)  # reordered first, while it is small
+    return ImageData(array, np.array(image.affine, dtype=np.float64), array.ndim > 3)
+
+
+def open_nrrd(path: Path) -> Any:
+    """Read the header of an NRRD file into a SimpleITK reader.
+
+    Raises:
+        ImageError: the header is damaged.
+    """
+    reader = SimpleITK.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise ImageError(path, f"its NRRD header cannot be read ({_itk(error)}); export it again") from None
+    if min(reader.GetSpacing()) <= 0:
+        raise ImageError(path, f"its NRRD header gives the spacing {reader.GetSpacing()} mm; correct it")
+    return reader
+
+
+def read_nrrd(path: Path) -> ImageData:
+    """Read an NRRD file with its geometry; components and a fourth axis are channels.
+
+    Raises:
+        ImageError: damaged.
+    """
+    reader = open_nrrd(path)
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise ImageError(path, f"its voxels cannot be read ({_itk(error)}); copy it again") from None
+    components = image.GetNumberOfComponentsPerPixel() > 1
+    values = SimpleITK.GetArrayViewFromImage(image)
+    if values.dtype.kind == "c":
+        raise ImageError(path, "complex voxels; write magnitude, or real and imaginary part, as images")
+    axes = tuple(range(image.GetDimension()))[::-1]
+    array = values.transpose((*axes, image.GetDimension()) if components else axes)
+    affine = _itk_affine(image)
+    channels = components or image.GetDimension() > 3
+    return ImageData(np.ascontiguousarray(array, dtype=np.float32), affine, channels)
+
+
+def open_picture(path: Path) -> Any:
+    """Open a picture without decoding it.
+
+    Raises:
+        ImageError: damaged, or too large.
+    """
+    try:
+        picture = Image.open(path, formats=PICTURE_FORMATS)
+    except (*FAULTS, Image.DecompressionBombError) as error:
+        raise ImageError(path, f"cannot be read as a picture ({first_line(error)}); save it again") from None
+    if picture.width * picture.height > MAXIMUM_PIXELS:
+        picture.close()
+        raise ImageError(path, f"{picture.width} x {picture.height} pixels are more than {MAXIMUM_PIXELS}; cut it")
+    return picture
+
+
+def read_picture(path: Path, *, indices: bool = False) -> ImageData:
+    """Read PNG, JPEG or BMP as ``W, H[, C]``, MONAI's order.
+
+    Args:
+        path: the file.
+        indices: for a palette picture return the palette's indices (a mask), else its colours.
+
+    Raises:
+        ImageError: damaged, or too large.
+    """
+    with open_picture(path) as picture:
+        try:
+            pixels = np.asarray(picture if indices else _without_palette(picture))
+        except (*FAULTS, Image.DecompressionBombError) as error:
+            raise ImageError(path, f"its pixels cannot be read ({first_line(error)}); save it again") from None
+    array = np.ascontiguousarray(np.moveaxis(pixels, 0, 1), dtype=np.float32)
+    return ImageData(array, np.eye(4), array.ndim > 2)
+
+
+def picture_shape(path: Path) -> tuple[int, ...]:
+    """The shape that ``read_picture`` gives.
+
+    Raises:
+        ImageError: damaged, or too large.
+    """
+    with open_picture(path) as picture:
+        try:
+            bands = len((_without_palette(picture) if picture.mode == "P" else picture).getbands())
+        except (*FAULTS, Image.DecompressionBombError) as error:
+            raise ImageError(path, f"its pixels cannot be read ({first_line(error)}); save it again") from None
+        return (*picture.size, bands) if bands > 1 else tuple(picture.size)
+
+
+def read_numpy(path: Path) -> ImageData:
+    """Read a ``.npy`` array as it is; without pickled objects.
+
+    Raises:
+        ImageError: damaged, or not numbers.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FAULTS as error:
+        raise ImageError(path, f"cannot be read as a NumPy array ({first_line(error)}); save it again") from None
+    return ImageData(np.ascontiguousarray(array, dtype=np.float32), np.eye(4), False)
+
+
+def _without_palette(picture: Any) -> Any:
+    """A palette picture in its colours, or in grey where it has no others."""
+    if picture.mode != "P":
+        return picture
+    colours = picture.convert("RGB")
+    red, green, blue = colours.split()
+    return red if red.tobytes() == green.tobytes() == blue.tobytes() else colours
+
+
+def _open_nifti(path: Path) -> Any:
+    head = head_of(path)
+    pair = head[344:347] == b"ni1" or head[4:7] == b"ni2"
+    if head[4:8] in (b"n+2\x00", b"ni2\x00"):
+        family = nibabel.Nifti2Pair if pair else nibabel.Nifti2Image
+    else:
+        family = nibabel.Nifti1Pair if pair else nibabel.Nifti1Image
+    if path.name.lower().endswith((".hdr", ".hdr.gz") if pair else (".nii", ".nii.gz")):
+        return family.from_filename(path)
+    with path.open("rb") as file:
+        content = file.read()
+    stream = io.BytesIO(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
+    return family.from_file_map({"header": FileHolder(fileobj=stream), "image": FileHolder(fileobj=stream)})
+
+
+def _itk_affine(image: Any) -> npt.NDArray[np.float64]:
+    """The first three axes' index-to-RAS affine of a SimpleITK image, whose own is LPS."""
+    dimensions = image.GetDimension()
+    used = min(3, dimensions)
+    direction = np.array(image.GetDirection()).reshape(dimensions, dimensions)
+    affine = np.eye(4)
+    affine[:used, :used] = (direction * np.array(image.GetSpacing()))[:used, :used]
+    affine[:used, 3] = np.array(image.GetOrigin())[:used]
+    ras: npt.NDArray[np.float64] = TO_RAS @ affine
+    return ras
+
+
+def _itk(error: RuntimeError) -> str:
+    """The telling end of ITK's message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return first_line(RuntimeError(lines[-1].split("ERROR:")[-1].strip() if lines else "damaged"))

@@ -1,0 +1,107 @@
+"""Which identifying elements a DICOM file still carries (PS3.15, annex E, basic profile)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedhelp_med.transforms.dicom_file import quiet, read_dataset
+
+IDENTIFYING = frozenset((
+    "AccessionNumber", "AcquisitionComments", "AcquisitionContextSequence", "AdditionalPatientHistory",
+    "AdmissionID", "AdmittingDate", "AdmittingDiagnosesDescription", "AdmittingTime", "Allergies",
+    "AuthorObserverSequence", "BranchOfService", "CameraOwnerName", "ClinicalTrialSubjectID", "CountryOfResidence",
+    "CurrentPatientLocation", "CustodialOrganizationSequence", "DetectorID", "DeviceSerialNumber",
+    "DischargeDiagnosisDescription", "DistributionAddress", "EthnicGroup", "EthnicGroups", "GantryID",
+    "HumanPerformerName", "HumanPerformerOrganization", "ImageComments", "InstitutionAddress",
+    "InstitutionCodeSequence", "InstitutionName", "InstitutionalDepartmentName", "InsurancePlanIdentification",
+    "IssuerOfPatientID", "LastMenstrualDate", "MedicalAlerts", "MedicalRecordLocator", "MilitaryRank",
+    "NameOfPhysiciansReadingStudy", "Occupation", "OperatorsName", "OperatorIdentificationSequence",
+    "OtherPatientIDs", "OtherPatientIDsSequence", "OtherPatientNames", "PatientAddress", "PatientBirthDate",
+    "PatientBirthName", "PatientBirthTime", "PatientComments", "PatientID", "PatientInstitutionResidence",
+    "PatientMotherBirthName", "PatientName", "PatientReligiousPreference", "PatientTelecomInformation",
+    "PatientTelephoneNumbers", "PerformedLocation", "PerformedStationName", "PerformingPhysicianName",
+    "PerformingPhysicianIdentificationSequence", "PersonAddress", "PersonIdentificationCodeSequence", "PersonName",
+    "PersonTelecomInformation", "PersonTelephoneNumbers", "PhysiciansOfRecord",
+    "PhysiciansReadingStudyIdentificationSequence", "PlateID", "PregnancyStatus", "ProtocolName",
+    "ReferringPhysicianAddress", "ReferringPhysicianName", "ReferringPhysicianTelephoneNumbers",
+    "RegionOfResidence", "RequestAttributesSequence", "RequestedProcedureComments", "RequestedProcedureDescription",
+    "RequestingPhysician", "RequestingService", "ResponsibleOrganization", "ResponsiblePerson", "ReviewerName",
+    "ScheduledPerformingPhysicianName", "ScheduledStationName", "SmokingStatus", "SpecialNeeds", "StationName",
+    "StudyComments", "TextString", "VerifyingObserverName", "VerifyingOrganization", "VisitComments",
+))  # fmt: skip
+"""The elements of table E.1-1 that name a person, an institution, a device or a place, or are free text."""
+
+DATES = frozenset((
+    "AcquisitionDate", "AcquisitionDateTime", "AcquisitionTime", "ContentDate", "ContentTime",
+    "InstanceCreationDate", "InstanceCreationTime", "OverlayDate", "OverlayTime", "PerformedProcedureStepStartDate",
+    "PerformedProcedureStepStartTime", "SeriesDate", "SeriesTime", "StudyDate", "StudyTime",
+))  # fmt: skip
+"""Dates and times, which the basic profile removes too and the option of longitudinal data keeps."""
+
+PIXELS = frozenset(("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """An identifying element that has a value.
+
+    Attributes:
+        keyword: of the element; ``PrivateElements``, ``BurnedInAnnotation`` or ``OverlayData`` for those.
+        where: path of the sequences that it lies in, or empty.
+        kind: ``identity``, ``date``, ``private``, ``pixels``.
+    """
+
+    keyword: str
+    where: str
+    kind: str
+
+
+def identifying_elements(source: Path | Any, *, dates: bool = True) -> list[Finding]:
+    """List what a DICOM file still says about a person.
+
+    The list names elements, never their values. An empty value is no finding; a pseudonym in ``PatientID`` or
+    ``PatientName`` is one unless the file declares ``PatientIdentityRemoved`` (0012,0062).
+
+    Args:
+        source: a file, or a pydicom dataset.
+        dates: count dates and times.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    dataset = read_dataset(source) if isinstance(source, Path) else source
+    declared = str(dataset.get("PatientIdentityRemoved", "")).upper() == "YES"
+    with quiet():
+        findings = set(_search(dataset, "", dates))
+    if declared:
+        findings -= {Finding("PatientID", "", "identity"), Finding("PatientName", "", "identity")}
+    if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
+        findings.add(Finding("BurnedInAnnotation", "", "pixels"))
+    return sorted(findings)
+
+
+def _search(dataset: Any, where: str, dates: bool) -> Iterator[Finding]:
+    for element in dataset:
+        if element.tag.is_private:
+            yield Finding("PrivateElements", where, "private")
+            continue
+        keyword = str(element.keyword)
+        if keyword in PIXELS:
+            continue
+        if element.tag.group & 0xFF01 == 0x6000 and element.tag.element == 0x3000:
+            yield Finding("OverlayData", where, "pixels")
+        if not _has_value(element):
+            continue
+        if keyword in IDENTIFYING:
+            yield Finding(keyword, where, "identity")
+        elif dates and keyword in DATES:
+            yield Finding(keyword, where, "date")
+        if element.VR == "SQ":
+            for item in element.value:
+                yield from _search(item, f"{where}{keyword}.", dates)
+
+
+def _has_value(element: Any) -> bool:
+    value = element.value
+    return value is not None and str(value).strip() != "" and not (element.VR == "SQ" and len(value) == 0)
