@@ -19,7 +19,7 @@ def bundle_command(command: str, *arguments: str, cwd: Path = BUNDLE) -> str:
         cwd=cwd,
         env=environment,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr

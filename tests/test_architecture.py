@@ -97,5 +97,5 @@ def test_configs_name_transforms_by_the_packages_path() -> None:
 def test_the_command_line_starts_without_the_heavy_libraries() -> None:
     heavy = ["torch", "monai", "ignite", "numpy", "nibabel", "SimpleITK", "nilearn", "pydantic"]
     code = f"import sys, fedhelp_med.cli.main; print([name for name in {heavy!r} if name in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, timeout=120)
     assert out.stdout.strip() == "[]"

@@ -62,7 +62,7 @@ def triton(script: Path, before: list[str], after: list[str], model: str, folder
         [PYTHON, "-c", "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"],
         check=True,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     ).stdout.strip()
     with (folder / f"{model}.log").open("w") as log, tempfile.TemporaryDirectory() as home:
         # a short path: sockets are made below it, and theirs may not exceed about 100 bytes

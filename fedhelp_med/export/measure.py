@@ -65,7 +65,7 @@ def peak_memory() -> float:
     """Return the largest resident size of this process so far in MB; 0 where the system does not tell."""
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage would count what the parent had before this program was loaded
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1e3
     try:
         import resource

@@ -219,7 +219,10 @@ def _costs(commands: Mapping[str, tuple[str, ...]], repeats: int = 3) -> dict[st
 
 def _measured(command: tuple[str, ...]) -> Cost:
     done = subprocess.run(
-        [sys.executable, "-m", "fedhelp_med.export.measure", *command], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "fedhelp_med.export.measure", *command],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     if done.returncode:
         raise FedHelpError(f"the measurement of {command[0]} failed: {done.stderr.strip().splitlines()[-1:]}")

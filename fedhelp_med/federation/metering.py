@@ -85,7 +85,7 @@ def metered_client(job: SiteJob) -> ClientAlgo:
 def read_flops(folder: Path) -> int | None:
     """Return the operations of all rounds in a site's folder; None where they were not counted."""
     file = folder / FLOPS_FILE
-    return sum(json.loads(file.read_text()).values()) if file.is_file() else None
+    return sum(json.loads(file.read_text(encoding="utf-8")).values()) if file.is_file() else None
 
 
 class _Metered(FedHelpAlgo):
@@ -95,5 +95,5 @@ class _Metered(FedHelpAlgo):
         networks = (self.trainer.network, *((self.large,) if self.large is not None else ()))
         with FlopMeter(*networks) as meter:
             super().train(data, extra)
-        rounds = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        rounds = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
         write_json(self.file, rounds | {str(self.round): meter.flops})  # a repeated round replaces its figure

@@ -98,7 +98,7 @@ class Workspace:
 
     def meta(self, number: int) -> dict[str, Any]:
         """Return what was committed with round ``number``."""
-        content: dict[str, Any] = json.loads((self.global_round(number) / "meta.json").read_text())
+        content: dict[str, Any] = json.loads((self.global_round(number) / "meta.json").read_text(encoding="utf-8"))
         return content
 
     def committed(self) -> int | None:
@@ -117,7 +117,12 @@ class Workspace:
     def rows(self) -> list[Row]:
         """Return all committed metrics: rounds in order, then testing, then those of the reference."""
         files = [*sorted(self.root.glob("global/round-*/meta.json")), self.root / "testing.json"]
-        rows = [Row(*row) for file in files if file.is_file() for row in json.loads(file.read_text())["metrics"]]
+        rows = [
+            Row(*row)
+            for file in files
+            if file.is_file()
+            for row in json.loads(file.read_text(encoding="utf-8"))["metrics"]
+        ]
         if self.complete and self.reference.complete:
             rows += [row for row in self.reference.rows() if row.model == "local"]
         return rows
@@ -129,7 +134,7 @@ class Workspace:
         """
         if not self.complete:
             return []
-        rows = (Row(*row) for row in json.loads((self.root / "testing.json").read_text())["metrics"])
+        rows = (Row(*row) for row in json.loads((self.root / "testing.json").read_text(encoding="utf-8"))["metrics"])
         return [row for row in rows if row.split == split]
 
     def finish(self, rows: Iterable[Row]) -> None:

@@ -47,25 +47,22 @@ def gains(facts: RunFacts) -> Chart:
 
 def disparity(facts: RunFacts) -> Chart | None:
     """The mean of each role before and after; None without a reference or without both roles."""
-    means = {role: [facts.mean(role, column) for column in ("local", "deployed")] for role in ROLE}
-    if any(value is None for values in means.values() for value in values):
+    found = {role: [facts.mean(role, column) for column in ("local", "deployed")] for role in ROLE}
+    if any(value is None for values in found.values() for value in values):
         return None
+    means = {role: [value or 0.0 for value in values] for role, values in found.items()}
     told = ", ".join(
         f"{role} sites {before:.3f} alone and {after:.3f} in the federation" for role, (before, after) in means.items()
     )
     alt = f"Mean {facts.metric}: {told}."
+    upper = max(means, key=lambda role: means[role][0])
     with drawing(2.3) as figure:
         axes = figure.add_subplot()
         for role, values in means.items():
-            axes.plot([0, 1], values, "o-", color=ROLE[role], linewidth=2.2, markersize=6.5)  # type: ignore[arg-type]
+            axes.plot([0, 1], values, "o-", color=ROLE[role], linewidth=2.2, markersize=6.5)
+            place = (-8, 5 if role == upper else -5)
             axes.annotate(
-                role,
-                (0, values[0] or 0),
-                (-8, 0),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                color=ROLE[role],
+                role, (0, values[0]), place, textcoords="offset points", ha="right", va="center", color=ROLE[role]
             )
         axes.set_xticks([0, 1], ["alone", "federation"])
         axes.set_xlim(-0.35, 1.15)

@@ -24,7 +24,7 @@ ELSEWHERE = "None: the testing studies are not on this machine, or the run keeps
 LEFT_OUT = "Left out on request (--no-examples)."
 BATCH = 32
 HIDDEN_PART = 6
-"""An image's side is so many times that of the square that is hidden."""
+"""An image's side is so many times that of the square that is hidden; a volume's half as many times."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _importance(network: Any, image: Tensor, said: int) -> Tensor:
 
     Occlusion: Zeiler and Fergus, "Visualizing and understanding convolutional networks", 2014, section 4.2.
     """
-    size = max(2, min(image.shape[1:]) // HIDDEN_PART)
+    size = max(2, min(image.shape[1:]) * (image.ndim - 2) // HIDDEN_PART)  # of a volume larger parts, not more
     starts = [sorted({*range(0, side - size, max(1, 2 * size // 3)), side - size}) for side in image.shape[1:]]
     places = [(slice(None), *(slice(begin, begin + size) for begin in begins)) for begins in product(*starts)]
     total, counts = torch.zeros(image.shape[1:]), torch.zeros(image.shape[1:])

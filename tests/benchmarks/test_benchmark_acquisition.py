@@ -94,7 +94,7 @@ def test_memory(images, tmp_path):
         for count in (450, 1800):
             datalist = write_datalist(tmp_path / f"{count}.json", images[:: len(images) // count])
             command = [sys.executable, "-c", MEASURE, datalist, file, tmp_path / f"{count}.sqlite"]
-            out = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+            out = subprocess.run(list(map(str, command)), check=True, capture_output=True, encoding="utf-8").stdout
             asked, peak = out.split()
             peaks[count] = float(peak)
             print(f"\n  {asked} images: peak {float(peak):.0f} MiB", flush=True)

@@ -131,7 +131,7 @@ def test_multi_gpu_config_trains_with_two_gloo_processes(tiny_bundle, tmp_path):
         cwd=tiny_bundle,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tiny_bundle / "models/model.pt").is_file()

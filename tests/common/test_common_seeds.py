@@ -46,7 +46,7 @@ def test_the_value_is_pinned() -> None:
 
 def test_another_process_derives_the_same_seed() -> None:
     code = "from fedhelp_med.common.seeds import derive_seed; print(derive_seed(7, 'hospital-b', 2))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, timeout=120)
     assert int(out.stdout) == derive_seed(7, "hospital-b", 2)
 
 

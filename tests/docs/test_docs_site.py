@@ -16,7 +16,7 @@ def test_the_pages_and_the_reference_build_without_a_warning(tmp_path: Path) -> 
     build = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", tmp_path / "d", DOCS, tmp_path / "html"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
     )

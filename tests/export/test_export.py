@@ -192,9 +192,9 @@ def test_a_missing_extra_is_named(run, tmp_path, monkeypatch):
 def test_the_command_line(run, tmp_path):
     code = "import sys; from fedhelp_med.cli.main import main; sys.argv[0] = 'fedhelp'; main()"
     command = [sys.executable, "-c", code, "export", "bundle", str(run), "--site", "clinic-b"]
-    done = subprocess.run([*command, "--out", str(tmp_path / "b")], capture_output=True, text=True)
+    done = subprocess.run([*command, "--out", str(tmp_path / "b")], capture_output=True, encoding="utf-8")
     assert done.returncode == 0 and "MONAI bundle of clinic-b" in done.stdout, done.stderr
-    again = subprocess.run([*command, "--out", str(tmp_path / "b")], capture_output=True, text=True)
+    again = subprocess.run([*command, "--out", str(tmp_path / "b")], capture_output=True, encoding="utf-8")
     assert again.returncode == 2 and again.stderr.startswith("fedhelp: ") and "Traceback" not in again.stderr
 
 

@@ -90,7 +90,7 @@ def test_mlflow_has_a_finished_run_for_every_site(federation_file, tmp_path):
     path = federation_file(tracking={"mlflow": f"sqlite:///{tmp_path / 'mlruns.db'}"})
     arguments = [sys.executable, "-c", FOLLOWED, str(MLFLOW), str(path), str(tmp_path / "followed")]
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(arguments, capture_output=True, encoding="utf-8", env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     runs = json.loads(done.stdout.splitlines()[-1])
     assert set(runs) == {f"followed {site}" for site in ("clinic-a", "clinic-b", "hospital-a", "hospital-b")}

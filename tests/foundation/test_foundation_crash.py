@@ -20,7 +20,10 @@ WORKER = Path(__file__).with_name("foundation_worker.py")
 @contextlib.contextmanager
 def worker(*arguments):
     process = subprocess.Popen(
-        [sys.executable, str(WORKER), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(WORKER), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
     )
     try:
         yield process

@@ -243,7 +243,7 @@ def _environment(folder: Path, workspace: Workspace) -> Mapping[str, str]:
 
 def _command(arguments: list[str], environment: Mapping[str, str], check: bool = True) -> None:
     done = subprocess.run(
-        [*_nvflare(), *arguments], env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [*_nvflare(), *arguments], env=environment, capture_output=True, encoding="utf-8", stdin=subprocess.DEVNULL
     )
     if check and done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
