@@ -1,7 +1,7 @@
 """Every code block of the documentation: commands have their options, Python compiles, JSON and YAML are read.
 
-Commands are parsed by the program's own command line, not executed: a comparison takes minutes. The quickstart's are
-executed by ``make demo`` and by the tests of the command line.
+Commands are parsed by the program's own command line, and the quickstart's are executed on tiny sites; its ``make demo``,
+which takes minutes, is executed by hand.
 """
 
 import json
@@ -15,7 +15,7 @@ import pytest
 import typer
 import yaml
 
-from fedhelp_med.cli.main import app
+from fedhelp_med.cli.main import app, main
 from fedhelp_med.federation.config import FederationFile
 
 ROOT = Path(__file__).parents[2]
@@ -103,3 +103,17 @@ def test_yaml_is_a_federation_file_or_keys_of_one(block: Block) -> None:
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
 def test_python_compiles(block: Block) -> None:
     compile(block.text, str(block), "exec")
+
+
+@pytest.mark.integration
+def test_the_quickstarts_commands_work_as_they_stand(federation_file, tmp_path, monkeypatch, capsys) -> None:
+    federation_file(rounds=1, preset="recommended", settings={"warm_start": 0}, reference="local")
+    monkeypatch.chdir(tmp_path)
+    executed = [words for place, words in commands() if place.startswith("docs/quickstart.md")]
+    assert [words[0] for words in executed] == ["run", "compare"]
+    for words in executed:
+        monkeypatch.setattr("sys.argv", ["fedhelp", *words])
+        main()
+        assert "Results: " in capsys.readouterr().out
+    assert (tmp_path / "run" / "metrics.csv").is_file() and (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "comparison" / "comparison.csv").is_file()
