@@ -1,7 +1,7 @@
 """Every code block of the documentation: commands have their options, Python compiles, JSON and YAML are read.
 
-Commands are parsed by the program's own command line, and the quickstart's are executed on tiny sites; its ``make demo``,
-which takes minutes, is executed by hand.
+Commands are parsed by the program's own command line, and the quickstart's are executed on tiny sites; its
+``make demo``, which takes minutes, is executed by hand.
 """
 
 import json
