@@ -8,9 +8,8 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import click
 import pytest
 import typer
 import yaml
@@ -59,12 +58,11 @@ def commands() -> list[tuple[str, list[str]]]:
     return found
 
 
-def parse(command: click.Command, words: list[str], parent: click.Context | None = None) -> None:
-    context = command.make_context(command.name or "fedhelp", list(words), parent=parent, resilient_parsing=False)
-    if isinstance(command, click.Group):
-        _, chosen, rest = command.resolve_command(context, [*context.protected_args, *context.args])
-        assert chosen is not None
-        parse(chosen, rest, context)
+def parse(command: Any, words: list[str]) -> None:
+    while hasattr(command, "commands"):  # a group of commands: the next word names one
+        assert words and words[0] in command.commands, f"no command {' '.join(words)!r}"
+        command, words = command.commands[words[0]], words[1:]
+    command.make_context(command.name, list(words))
 
 
 def test_there_is_something_to_check() -> None:

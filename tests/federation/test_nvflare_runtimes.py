@@ -24,11 +24,12 @@ from fedhelp_med.federation.workspace import Workspace
 
 pytestmark = pytest.mark.service
 
-if find_spec("nvflare.apis") is None if find_spec("nvflare") else True:
-    reason = "nvflare is not installed: pip install 'fedhelp-med[nvflare]'"
-    if os.environ.get("CI") == "true":
-        raise RuntimeError(reason)
-    pytest.skip(reason, allow_module_level=True)
+
+@pytest.fixture(autouse=True)
+def _nvflare() -> None:
+    if not find_spec("nvflare") or not find_spec("nvflare.apis"):
+        reason = "nvflare is not installed: pip install 'fedhelp-med[nvflare]'"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
 
 
 def launch(path: Path, out: Path, runtime: str, **options) -> Workspace:
