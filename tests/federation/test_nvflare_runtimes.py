@@ -75,7 +75,7 @@ def test_the_simulator_gives_the_same_numbers_and_what_it_costs(federation_file,
 
 def test_a_failed_run_is_reported_as_failed(federation_file, tmp_path):
     path = federation_file(rounds=1, aggregation={"minimum_sites": 4})
-    (tmp_path / "sites/clinic-a/images/training-0.png").write_bytes(b"damaged")
+    (tmp_path / "sites/clinic-a/images/training-1.png").write_bytes(b"damaged")
     with pytest.raises(FedHelpError, match=r"the NVFlare run failed: round 1: 3 of 4 sites finished .* logs are in"):
         launch(path, tmp_path / "run", "nvflare-sim")
     assert not Workspace(tmp_path / "run").complete
