@@ -12,7 +12,6 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.mark.integration
 def test_the_pages_and_the_reference_build_without_a_warning(tmp_path: Path) -> None:
-    pytest.importorskip("sphinx", reason="the extra dev brings sphinx")
     build = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", tmp_path / "d", DOCS, tmp_path / "html"],
         capture_output=True,
