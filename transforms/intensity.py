@@ -1,5 +1,6 @@
 """Intensity presets: CT windows by name, MR z-score in the foreground, radiographs."""
 
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar
 
@@ -40,9 +41,9 @@ class LinearIntensity(InvertibleTransform):  # type: ignore[misc]  # monai is un
     def __init__(self, clip: bool) -> None:
         self.clip = clip
 
+    @abstractmethod
     def limits(self, values: torch.Tensor) -> tuple[float, float]:
         """Return what is subtracted from an image ``C, H, W[, D]`` and by what it is divided."""
-        raise NotImplementedError
 
     def __call__(self, img: Any) -> Any:
         """Return the image ``C, H, W[, D]`` as float32 with its metadata."""

@@ -126,7 +126,8 @@ class LoadStudy(Transform):  # type: ignore[misc]  # monai is untyped here
     def __call__(self, filename: Source) -> Any:
         """Return the image as a ``MetaTensor`` (and its metadata, unless ``image_only``)."""
         data = read_image(filename, self.rules, mask=self.mask)
-        array = data.array if data.array.dtype == self.dtype else data.array.astype(self.dtype)
+        # In one order of memory, whatever the file: a sum over another order is another number.
+        array = np.ascontiguousarray(data.array, dtype=self.dtype)
         spatial = array.shape[:-1] if data.channels else array.shape
         meta = {
             "affine": torch.as_tensor(data.affine),
