@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+PARTIAL = ".partial"
+"""Marks the temporary names, so that what a killed process left behind can be told from a user's hidden files."""
+
 
 def sync(path: Path) -> None:
     """Force a file's content, or a folder's entries, to the disk."""
@@ -26,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     After an exception nothing is left and an earlier ``path`` is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PARTIAL + path.suffix, dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -47,7 +50,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     killed between the two renames leaves no ``path``, never a part of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent))
     discarded = temporary.with_name(f"{temporary.name}.old")
     try:
         yield temporary
@@ -61,6 +64,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         for folder in (temporary, discarded):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in ``folder``, where nobody may be writing."""
+    for leftover in folder.glob(f".*{PARTIAL}*"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,7 +21,7 @@ import yaml
 from pydantic import ValidationError
 
 from fedhelp_med.common.errors import FedHelpError, InputError
-from fedhelp_med.common.files import write_text
+from fedhelp_med.common.files import remove_leftovers, write_text
 from fedhelp_med.federation.config import FederationFile
 from fedhelp_med.federation.hosts import worker_process
 from fedhelp_med.federation.loading import Federation, method_of, naming, save_federation
@@ -143,6 +143,7 @@ def run_cells(cells: Sequence[Cell], out: Path, workers: int, observer: CellObse
                 check_networks(federation, task_constants(federation))
     observer.started(len(cells) - len(open_cells), len(cells))
     failed: dict[Cell, str] = {}
+    remove_leftovers(out)
     write_comparison(cells, out)
     order = sorted(open_cells, key=lambda cell: (cell.seed, cell.reference is not None))
     for cell, reason in _outcomes(order, workers):

@@ -9,14 +9,14 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor
 
-from fedhelp_med.common.files import replacing, write_json, write_text
+from fedhelp_med.common.files import remove_leftovers, replacing, write_json, write_text
 from fedhelp_med.federation.state import load_tensors, save_tensors
 
 KEPT_ROUNDS = 2
@@ -91,7 +91,7 @@ class Workspace:
         """Commit a round with its metrics, then bring ``metrics.csv`` up to date and forget old site states."""
         content = {"round": number, **details, "metrics": [astuple(row) for row in rows]}
         write_json(self.global_round(number) / "meta.json", content)
-        self.write_metrics()
+        self._write_metrics(self.rows())
         for folder in self.root.glob("sites/*/round-*"):
             if _number(folder) <= number - KEPT_ROUNDS:
                 shutil.rmtree(folder)
@@ -111,21 +111,20 @@ class Workspace:
         for folder in (*self.root.glob("global/round-*"), *self.root.glob("sites/*/round-*")):
             if last is None or _number(folder) > last:
                 shutil.rmtree(folder)
-        for leftover in (*self.root.glob("sites/*/.*"), *self.root.glob("global/round-*/.*"), *self.root.glob(".*")):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for folder in (self.root, *self.root.glob("sites/*"), *self.root.glob("global/round-*")):
+            remove_leftovers(folder)
 
     def rows(self) -> list[Row]:
         """Return all committed metrics: rounds in order, then testing, then those of the reference."""
-        files = [*sorted(self.root.glob("global/round-*/meta.json")), self.root / "testing.json"]
-        rows = [
-            Row(*row)
-            for file in files
-            if file.is_file()
-            for row in json.loads(file.read_text(encoding="utf-8"))["metrics"]
-        ]
-        if self.complete and self.reference.complete:
-            rows += [row for row in self.reference.rows() if row.model == "local"]
-        return rows
+        testing = self.root / "testing.json"
+        return self._with_testing(_read_rows(testing)) if self.complete else self._rounds()
+
+    def _rounds(self) -> list[Row]:
+        return [row for file in sorted(self.root.glob("global/round-*/meta.json")) for row in _read_rows(file)]
+
+    def _with_testing(self, testing: Iterable[Row]) -> list[Row]:
+        reference = self.reference.rows() if self.reference.complete else []
+        return [*self._rounds(), *testing, *(row for row in reference if row.model == "local")]
 
     def final(self, split: str = "testing") -> list[Row]:
         """Return the rows after the last round: of all networks on testing, of the deployed one on validation.
@@ -134,13 +133,15 @@ class Workspace:
         """
         if not self.complete:
             return []
-        rows = (Row(*row) for row in json.loads((self.root / "testing.json").read_text(encoding="utf-8"))["metrics"])
-        return [row for row in rows if row.split == split]
+        return [row for row in _read_rows(self.root / "testing.json") if row.split == split]
 
-    def finish(self, rows: Iterable[Row]) -> None:
-        """Commit the rows on the testing split: the run is complete."""
+    def finish(self, rows: Sequence[Row]) -> None:
+        """Write ``metrics.csv`` with the rows on the testing split, then commit these: the run is complete.
+
+        The commit is the last step, so that nothing of a complete run is missing or left over, whenever it is killed.
+        """
+        self._write_metrics(self._with_testing(rows))
         write_json(self.root / "testing.json", {"metrics": [astuple(row) for row in rows]})
-        self.write_metrics()
 
     @property
     def reference(self) -> Self:
@@ -152,12 +153,11 @@ class Workspace:
         """Whether the run has ended."""
         return (self.root / "testing.json").is_file()
 
-    def write_metrics(self) -> None:
-        """Write ``metrics.csv`` anew from what is committed."""
+    def _write_metrics(self, rows: Iterable[Row]) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(field.name for field in fields(Row))
-        for row in self.rows():
+        for row in rows:
             *labels, value = astuple(row)
             writer.writerow([*labels, f"{value:.6f}"])
         write_text(self.metrics_file, text.getvalue())
@@ -188,6 +188,10 @@ def _ends_whole(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, 2)
         return file.read() == b"\n"
+
+
+def _read_rows(file: Path) -> list[Row]:
+    return [Row(*row) for row in json.loads(file.read_text(encoding="utf-8"))["metrics"]]
 
 
 def _number(folder: Path) -> int:

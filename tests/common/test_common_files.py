@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_med.common.files import replacing, replacing_folder, write_json, write_text
+from fedhelp_med.common.files import remove_leftovers, replacing, replacing_folder, write_json, write_text
 
 WORKER = Path(__file__).with_name("common_crash_worker.py")
 
@@ -146,6 +146,12 @@ def test_a_process_killed_at_any_file_operation_leaves_the_old_or_the_new_whole(
     for run in runs:  # what a killed process leaves is hidden, so that no reader takes it for a result
         assert all(path.name == "result" or path.name.startswith(".") for path in run.iterdir())
     assert list(runs[-1].iterdir()) == [runs[-1] / "result"]
+    for run in runs:  # and can be told from a user's own hidden files
+        (run / ".gitignore").write_text("*")
+        remove_leftovers(run)
+        assert {path.name for path in run.iterdir()} <= {"result", ".gitignore"}
+        assert (run / ".gitignore").exists()
+        (run / ".gitignore").unlink()
     for run in runs:  # and does not hinder the repeated step
         with (replacing if kind == "file" else replacing_folder)(run / "result") as temporary:
             (temporary if kind == "file" else temporary / "meta.json").write_text("repeated")
