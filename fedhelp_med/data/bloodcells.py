@@ -12,16 +12,28 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from PIL import Image
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.seeds import derive_seed
-from fedhelp_med.data.demo import DemoData, Study, StudySet, build_demo, check_counts, site_roles
+from fedhelp_med.data.demo import Counts, DemoData, Study, StudySet, build_demo, plan_sites
 
 RECIPE = 1  # counts up when the same parameters give other bytes
 CLASSES = ("background", "cytoplasm", "nucleus")
+COUNTS: Counts = {
+    "small_sites": 4,
+    "large_sites": 2,
+    "small_training": 8,
+    "large_training": 40,
+    "small_validation": 4,
+    "large_validation": 6,
+    "testing": 50,
+    "public": 40,
+    "foundation": 70,
+}
 LEAST_SHARE = 0.2  # of the wanted studies; with less a comparison says nothing
 
 Parts = dict[tuple[str, str], list[Path]]
@@ -33,15 +45,7 @@ def make_blood_cell_sites(
     *,
     seed: int,
     public_source: Path | None = None,
-    small_sites: int = 4,
-    large_sites: int = 2,
-    small_training: int = 8,
-    large_training: int = 40,
-    small_validation: int = 4,
-    large_validation: int = 6,
-    testing: int = 50,
-    public: int = 40,
-    foundation: int = 70,
+    **given: Unpack[Counts],
 ) -> DemoData:
     """Write the crops as colour PNG with a mask each, and the datalists of a federation.
 
@@ -52,31 +56,14 @@ def make_blood_cell_sites(
         source: the folder with ``images`` and ``masks``.
         seed: of the division.
         public_source: another such folder, for the public set and the foundation model.
-        small_sites: number of clinics.
-        large_sites: number of hospitals.
-        small_training: training studies per clinic.
-        large_training: training studies per hospital, at most.
-        small_validation: validation studies per clinic.
-        large_validation: validation studies per hospital, at most.
-        testing: test studies, at most, the same for every site.
-        public: public studies, at most.
-        foundation: labelled studies of the foundation model, at most; every seventh is for validation.
+        **given: numbers of sites and studies other than ``COUNTS``; those of the hospitals, the tests and the two other
+            sets are the most. Every seventh of the foundation model's studies is for validation.
 
     Raises:
         InputError: a folder of another layout, a damaged picture or mask, too few crops, or a target folder that holds
             other data.
     """
-    counts = {
-        "small_training": small_training,
-        "large_training": large_training,
-        "small_validation": small_validation,
-        "large_validation": large_validation,
-        "testing": testing,
-        "public": public,
-        "foundation": foundation,
-    }
-    check_counts(**counts)
-    roles = site_roles(small_sites, large_sites)
+    roles, counts = plan_sites(COUNTS, given)
     crops = list_crops(source)
     others = None if public_source is None else list_crops(public_source)
     parameters = {

@@ -11,7 +11,7 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.files import replacing_folder, write_json
@@ -70,6 +70,48 @@ class StudySet:
     classes: Sequence[str] | None
     splits: Mapping[str, Iterable[Study]]
     suffix: str
+
+
+class Counts(TypedDict, total=False):
+    """How many sites a demo has, and how many studies each part of it.
+
+    Attributes:
+        small_sites: clinics.
+        large_sites: hospitals.
+        small_training: training studies per clinic.
+        large_training: training studies per hospital.
+        small_validation: validation studies per clinic.
+        large_validation: validation studies per hospital.
+        testing: test studies per site.
+        public: public studies.
+        foundation: labelled studies of the foundation model.
+        foundation_validation: its validation studies, where they are counted apart.
+    """
+
+    small_sites: int
+    large_sites: int
+    small_training: int
+    large_training: int
+    small_validation: int
+    large_validation: int
+    testing: int
+    public: int
+    foundation: int
+    foundation_validation: int
+
+
+def plan_sites(defaults: Counts, given: Counts) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the roles of the sites by name, and the numbers of studies: ``given`` ones before ``defaults``.
+
+    Raises:
+        InputError: a count is out of range.
+    """
+    if unknown := sorted(given.keys() - defaults.keys()):
+        raise TypeError(f"{unknown[0]}: there is no such count; known are {', '.join(defaults)}")
+    counts: dict[str, int] = {key: count for key, count in {**defaults, **given}.items() if isinstance(count, int)}
+    roles = site_roles(counts.pop("small_sites"), counts.pop("large_sites"))
+    check_counts(**counts)
+    return roles, counts
 
 
 def site_roles(small: int, large: int) -> dict[str, str]:

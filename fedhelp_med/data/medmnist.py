@@ -15,6 +15,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Unpack
 
 import nibabel
 import numpy as np
@@ -23,11 +24,23 @@ from PIL import Image
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.seeds import derive_seed
-from fedhelp_med.data.demo import DemoData, Study, StudySet, build_demo, check_counts, site_roles
+from fedhelp_med.data.demo import Counts, DemoData, Study, StudySet, build_demo, plan_sites
 from fedhelp_med.data.medmnist_file import MedMnistFile, read_medmnist
 from fedhelp_med.data.picture_zip import ZippedPicture, list_pictures, read_pictures
 
 RECIPE = 1  # counts up when the same parameters give other bytes
+
+COUNTS: Counts = {
+    "small_sites": 4,
+    "large_sites": 2,
+    "small_training": 20,
+    "large_training": 100,
+    "small_validation": 24,
+    "large_validation": 60,
+    "testing": 100,
+    "public": 400,
+    "foundation": 1200,
+}
 
 Indices = npt.NDArray[np.int64]
 
@@ -38,15 +51,7 @@ def make_medmnist_sites(
     *,
     seed: int,
     public_zip: Path | None = None,
-    small_sites: int = 4,
-    large_sites: int = 2,
-    small_training: int = 20,
-    large_training: int = 100,
-    small_validation: int = 24,
-    large_validation: int = 60,
-    testing: int = 100,
-    public: int = 400,
-    foundation: int = 1200,
+    **given: Unpack[Counts],
 ) -> DemoData:
     """Write the studies of a MedMNIST file as PNG (3-D: NIfTI, slices last) and the datalists of a federation.
 
@@ -55,30 +60,13 @@ def make_medmnist_sites(
         npz: the MedMNIST file.
         seed: of the division.
         public_zip: a zip with one folder of JPEG or PNG pictures per class.
-        small_sites: number of clinics.
-        large_sites: number of hospitals.
-        small_training: training studies per clinic.
-        large_training: training studies per hospital.
-        small_validation: validation studies per clinic, at most (the split may be too small).
-        large_validation: validation studies per hospital, at most.
-        testing: test studies per site where the test split allows disjoint parts.
-        public: public studies, at most.
-        foundation: training studies of the foundation model, at most; a tenth more becomes its validation set.
+        **given: numbers of sites and studies other than ``COUNTS``; those of the validation splits and of the two sets
+            are the most. A tenth of the foundation model's studies comes on top, for validation.
 
     Raises:
         InputError: a damaged or unsupported file, too few studies, or a folder that holds other data.
     """
-    counts = {
-        "small_training": small_training,
-        "large_training": large_training,
-        "small_validation": small_validation,
-        "large_validation": large_validation,
-        "testing": testing,
-        "public": public,
-        "foundation": foundation,
-    }
-    check_counts(**counts)
-    roles = site_roles(small_sites, large_sites)
+    roles, counts = plan_sites(COUNTS, given)
     npz, public_zip = Path(npz), None if public_zip is None else Path(public_zip)
     source = read_medmnist(npz)
     if public_zip is not None and source.is_volume:

@@ -12,7 +12,7 @@ from fedhelp_med.common.errors import InputError
 from fedhelp_med.data import describe_image, make_tissue_sites, read_datalist
 from fedhelp_med.data.simulated_scan import as_nifti
 from fedhelp_med.data.template import Anatomy, cells, find_template, load_template
-from fedhelp_med.data.tissue import CLASSES, make_slice, tissue_mask
+from fedhelp_med.data.tissue import TISSUE, make_slice, tissue_mask
 
 pytestmark = pytest.mark.integration
 
@@ -52,7 +52,7 @@ def test_roles_sizes_and_classes(demo):
     for site in data.sites:
         datalist = read_datalist(site.datalist, require=("training", "validation", "testing"))
         sizes.append([datalist.samples(split) for split in ("training", "validation", "testing")])
-        assert datalist.is_segmentation and datalist.classes == CLASSES and datalist.class_count == 3
+        assert datalist.is_segmentation and datalist.classes == TISSUE.classes and datalist.class_count == 3
     assert sizes == [[3, 2, 4], [3, 2, 4], [6, 4, 4]]
     public = read_datalist(data.public)
     assert public.classes is None and not any("label" in item for item in public.splits["training"])
