@@ -28,9 +28,14 @@ IDENTIFYING = frozenset((
     "RegionOfResidence", "RequestAttributesSequence", "RequestedProcedureComments", "RequestedProcedureDescription",
     "RequestingPhysician", "RequestingService", "ResponsibleOrganization", "ResponsiblePerson", "ReviewerName",
     "ScheduledPerformingPhysicianName", "ScheduledStationName", "SmokingStatus", "SpecialNeeds", "StationName",
-    "StudyComments", "TextString", "VerifyingObserverName", "VerifyingOrganization", "VisitComments",
+    "StudyComments", "StudyID", "TextString", "VerifyingObserverName", "VerifyingOrganization", "VisitComments",
 ))  # fmt: skip
-"""The elements of table E.1-1 that name a person, an institution, a device or a place, or are free text."""
+"""The elements of table E.1-1 that name a person, a study, an institution, a device or a place, or are free text.
+
+The privacy guard before a foundation model refuses what has one of them."""
+
+PSEUDONYMS = frozenset(("AccessionNumber", "ClinicalTrialSubjectID", "PatientID", "PatientName", "StudyID"))
+"""Those of them that the profile replaces by a value of its own in a file that says that it is de-identified."""
 
 DATES = frozenset((
     "AcquisitionDate", "AcquisitionDateTime", "AcquisitionTime", "ContentDate", "ContentTime",
@@ -60,8 +65,8 @@ class Finding:
 def identifying_elements(source: Path | Any, *, dates: bool = True) -> list[Finding]:
     """List what a DICOM file still says about a person.
 
-    The list names elements, never their values. An empty value is no finding; a pseudonym in ``PatientID`` or
-    ``PatientName`` is one unless the file declares ``PatientIdentityRemoved`` (0012,0062).
+    The list names elements, never their values. An empty value is no finding; one of ``PSEUDONYMS`` is a finding
+    unless the file declares ``PatientIdentityRemoved`` (0012,0062). Inside sequences it always is.
 
     Args:
         source: a file, or a pydicom dataset.
@@ -71,12 +76,12 @@ def identifying_elements(source: Path | Any, *, dates: bool = True) -> list[Find
         ImageError: the file cannot be read.
     """
     dataset = read_dataset(source) if isinstance(source, Path) else source
-    declared = str(dataset.get("PatientIdentityRemoved", "")).upper() == "YES"
+    declared = _says_yes(dataset, "PatientIdentityRemoved")
     with quiet():
         findings = set(_search(dataset, "", dates))
     if declared:
-        findings -= {Finding("PatientID", "", "identity"), Finding("PatientName", "", "identity")}
-    if str(dataset.get("BurnedInAnnotation", "")).upper() == "YES":
+        findings -= {Finding(keyword, "", "identity") for keyword in PSEUDONYMS}
+    if _says_yes(dataset, "BurnedInAnnotation"):
         findings.add(Finding("BurnedInAnnotation", "", "pixels"))
     return sorted(findings)
 
@@ -105,3 +110,7 @@ def _search(dataset: Any, where: str, dates: bool) -> Iterator[Finding]:
 def _has_value(element: Any) -> bool:
     value = element.value
     return value is not None and str(value).strip() != "" and not (element.VR == "SQ" and len(value) == 0)
+
+
+def _says_yes(dataset: Any, keyword: str) -> bool:
+    return str(dataset.get(keyword, "")).strip().upper() == "YES"

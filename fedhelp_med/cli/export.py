@@ -40,7 +40,7 @@ def onnx(run: Path, site: str, out: Path) -> None:
     console.print(table)
     console.print(
         f"Largest difference of a probability to torch: {report.difference:.1e} "
-        f"({report.compared} inputs). int8: {report.int8}.",
+        f"({report.compared} inputs). One network in place of several: {report.merged}. int8: {report.int8}.",
         highlight=False,
     )
     console.print(f"Model and preprocessing: {out}", highlight=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fedhelp_med.federation.config import FederationFile
 from fedhelp_med.federation.loading import SHIPPED_BUNDLES, read_federation_file
 from fedhelp_med.federation.state import load_tensors
 from fedhelp_med.federation.workspace import Workspace
-from fedhelp_med.networks import MeanOfProbabilities
+from fedhelp_med.networks import MeanOfProbabilities, batch_norm_layers
 
 TASK = ("class_names", "in_channels", "channel_dim", "image_size")
 """The bundle's constants that a run derives from its data."""
@@ -80,6 +80,21 @@ class Deployed:
         network = MeanOfProbabilities(*networks, offset=self.offset) if self.combined else networks[0]
         return network.eval()
 
+    def merged(self) -> "Deployed | None":
+        """Return one network with the mean of the networks' weights (as in Wortsman et al. 2022, arXiv 2203.05482).
+
+        None where there is one only, they are of different kinds, or they have batch normalisation, whose statistics
+        would not be those of the mean. Networks that went apart do not survive it: the caller has to compare.
+        """
+        kinds = zip(self.definitions, self.heads, strict=True)
+        if len(self.names) < 2 or any(kind != (self.definitions[0], self.heads[0]) for kind in kinds):
+            return None
+        if batch_norm_layers(self.network()):
+            return None
+        mean = {key: _mean([state[key] for state in self.states]) for key in self.states[0]}
+        names, definitions, heads = ("mean of weights",), self.definitions[:1], self.heads[:1]
+        return replace(self, names=names, definitions=definitions, heads=heads, states=(mean,))
+
     def input_shape(self) -> tuple[int, ...]:
         """Return the shape of one input, ``C, H, W[, D]``: an image, or a window of one.
 
@@ -129,6 +144,11 @@ def read_deployed(run: Path, site: str) -> Deployed:
         metrics={row.metric: row.value for row in workspace.final() if (row.site, row.model) == (site, "deployed")},
         datalist=Path(overlay["datalist"]),
     )
+
+
+def _mean(tensors: list[Tensor]) -> Tensor:
+    """Return the mean of weights; of whole numbers (positions, counters) the first."""
+    return torch.stack(tensors).mean(0) if tensors[0].is_floating_point() else tensors[0]
 
 
 def _federation(workspace: Workspace) -> FederationFile:

@@ -1,51 +1,36 @@
-"""A site's deployed network for onnxruntime: float32, checked against torch, int8 only where that is faster."""
+"""A site's deployed network for onnxruntime: float32, checked against torch, and faster forms of it."""
 
 import json
 import logging
-import subprocess
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from monai.transforms import ResizeWithPadOrCrop
 from torch import Tensor, nn
 
 from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.common.files import replacing_folder, write_json
 from fedhelp_med.export.bundle import check_empty
+from fedhelp_med.export.costs import Cost, measure
 from fedhelp_med.export.deployed import Deployed, read_deployed
 from fedhelp_med.export.preprocessing import describe
+from fedhelp_med.export.rewriting import rewritten
+from fedhelp_med.export.scoring import validation_score
+from fedhelp_med.export.variants import Judge, probabilities, quantise
 
 OPSET = 20
 TOLERANCE = 1e-4
 """The largest difference of a probability between torch and onnxruntime that is accepted in float32."""
 
-INT8_TOLERANCE = 0.02
-INT8_GAIN = 0.9
-"""An int8 model is kept when it takes at most this share of float32's time, within ``INT8_TOLERANCE``."""
-
 STUDIES = 16
 """How many of the site's own studies are compared, where they are at hand."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one answer costs in a process of its own, on one core.
-
-    Args:
-        milliseconds: the median time of one image or window.
-        megabytes: the peak memory of the process, libraries included.
-    """
-
-    milliseconds: float
-    megabytes: float
 
 
 @dataclass(frozen=True)
@@ -56,7 +41,8 @@ class OnnxReport:
         deployed: the site's networks.
         difference: the largest difference of a probability to torch.
         compared: how many images and noise arrays were compared.
-        costs: by ``torch``, ``onnxruntime`` and ``onnxruntime int8``.
+        costs: by ``torch``, ``onnxruntime``, ``onnxruntime merged`` and ``onnxruntime int8``.
+        merged: why one network in place of several was kept or not.
         int8: why int8 was kept or not.
     """
 
@@ -64,11 +50,12 @@ class OnnxReport:
     difference: float
     compared: int
     costs: Mapping[str, Cost]
+    merged: str
     int8: str
 
 
 def export_onnx(run: Path, site: str, out: Path) -> OnnxReport:
-    """Write ``model.onnx`` and ``model.json`` of a finished site to ``out``.
+    """Write ``model.onnx`` and ``model.json`` of a finished site to ``out``, and the variants that are worth it.
 
     Raises:
         InputError: when the extra is missing, the run has no such deployed network, or ``out`` is not empty.
@@ -81,22 +68,26 @@ def export_onnx(run: Path, site: str, out: Path) -> OnnxReport:
     with replacing_folder(out.absolute()) as folder:
         file = folder / "model.onnx"
         write_onnx(network, shape, file)
-        images = _images(deployed, shape)
-        difference = largest_difference(network, file, images)
+        studies = _studies(deployed, shape)
+        inputs = _noise(shape) + studies
+        difference = largest_difference(network, file, inputs)
         if not difference <= TOLERANCE:
             raise FedHelpError(f"{site}: onnxruntime's probabilities differ from torch's by {difference:.2g}")
-        costs = _costs({"torch": ("torch", str(run), site), "onnxruntime": ("onnx", str(file), json.dumps(shape))})
-        int8 = _try_int8(network, shape, file, images, costs)
+        costs = measure({"torch": ("torch", str(run), site), "onnxruntime": ("onnx", str(file), json.dumps(shape))})
+        judge = Judge(network, studies, validation_score(deployed))
+        merged = _try_merged(deployed, judge, folder, costs)
+        int8 = _try_int8(judge, shape, folder, costs)
         content = describe(deployed) | {
             "site": site,
             "networks": list(deployed.names),
             "opset": OPSET,
             "tolerance": {"probability": TOLERANCE, "measured": difference},
             "cost": {name: vars(cost) for name, cost in costs.items()},
+            "merged": merged,
             "int8": int8,
         }
         write_json(folder / "model.json", content)
-    return OnnxReport(deployed, difference, len(images), costs, int8)
+    return OnnxReport(deployed, difference, len(inputs), costs, merged, int8)
 
 
 def write_onnx(network: nn.Module, shape: tuple[int, ...], file: Path) -> None:
@@ -112,7 +103,7 @@ def write_onnx(network: nn.Module, shape: tuple[int, ...], file: Path) -> None:
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
-                network,
+                rewritten(network),
                 (torch.zeros(2, *shape),),
                 file,
                 input_names=["image"],
@@ -136,9 +127,9 @@ def largest_difference(network: nn.Module, file: Path, images: list[Tensor]) -> 
     largest = 0.0
     for image in images:
         with torch.inference_mode():
-            expected = _probabilities(network(image))
+            expected = probabilities(network(image))
         answer = torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
-        largest = max(largest, float((_probabilities(answer) - expected).abs().max()))
+        largest = max(largest, float((probabilities(answer) - expected).abs().max()))
     return largest
 
 
@@ -158,72 +149,55 @@ def _require_extra() -> None:
             raise InputError(f"{name} is not installed; it comes with `pip install 'fedhelp-med[onnx]'`")
 
 
-def _probabilities(logits: Tensor) -> Tensor:
-    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
-
-
-def _images(deployed: Deployed, shape: tuple[int, ...]) -> list[Tensor]:
-    """Return batches of noise of different size, and the site's own validation studies where they can be read."""
+def _noise(shape: tuple[int, ...]) -> list[Tensor]:
+    """Return batches of different size."""
     generator = torch.Generator().manual_seed(0)
-    images = [torch.randn(size, *shape, generator=generator) for size in (1, 3)]
+    return [torch.randn(size, *shape, generator=generator) for size in (1, 3)]
+
+
+def _studies(deployed: Deployed, shape: tuple[int, ...]) -> list[Tensor]:
+    """Return the site's own validation studies, each ``1, *shape`` (the middle of larger ones), as far as at hand."""
     if not deployed.datalist.is_file():
-        return images
+        return []
     content = json.loads(deployed.datalist.read_text(encoding="utf-8"))
     paths = [deployed.datalist.parent / item["image"] for item in content.get("validation", [])[:STUDIES]]
     parser: ConfigParser = deployed.parser("inference.json")
     parser["device"] = "cpu"
-    prepare = parser.get_parsed_content("preprocessing")
-    studies = [torch.as_tensor(np.asarray(prepare({"image": str(path)})["image"])) for path in paths if path.is_file()]
-    return images + [study[None].float() for study in studies if tuple(study.shape) == shape]
+    prepare, window = parser.get_parsed_content("preprocessing"), ResizeWithPadOrCrop(shape[1:])
+    studies = [prepare({"image": str(path)})["image"] for path in paths if path.is_file()]
+    fitting = [study for study in studies if study.shape[0] == shape[0] and study.ndim == len(shape)]
+    return [torch.as_tensor(np.ascontiguousarray(window(study)))[None].float() for study in fitting]
 
 
-def _try_int8(
-    network: nn.Module, shape: tuple[int, ...], file: Path, images: list[Tensor], costs: dict[str, Cost]
-) -> str:
-    """Quantise the weights; keep the file only where it is faster than float32 and says the same."""
-    from onnxruntime.quantization import quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+def _try_merged(deployed: Deployed, judge: Judge, folder: Path, costs: dict[str, Cost]) -> str:
+    """Replace several networks by one with their mean weights; keep it only where it does as well."""
+    merged = deployed.merged()
+    if merged is None:
+        return "not possible (one network, or networks of different kinds)"
+    file, shape = folder / "model.merged.onnx", merged.input_shape()
+    write_onnx(merged.network(), shape, file)
+    return _kept("merged", "onnxruntime", judge, file, shape, costs)
 
-    prepared, small = file.with_suffix(".prepared.onnx"), file.with_name("model.int8.onnx")
+
+def _try_int8(judge: Judge, shape: tuple[int, ...], folder: Path, costs: dict[str, Cost]) -> str:
+    """Quantise the merged network where it was kept, else the exact one; keep it only where it is faster still."""
+    merged = folder / "model.merged.onnx"
+    source, base = (merged, "onnxruntime merged") if merged.is_file() else (folder / "model.onnx", "onnxruntime")
+    file = folder / "model.int8.onnx"
     try:
-        quant_pre_process(file, prepared, skip_symbolic_shape=True)
-        quantize_dynamic(prepared, small)
-        difference = largest_difference(network, small, images)
+        quantise(source, file, judge.studies)
+        open_session(file)
     except Exception as error:  # quantisation knows few operators
-        small.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         return f"not possible ({str(error).strip().splitlines()[0]})"
-    finally:
-        prepared.unlink(missing_ok=True)
-    costs |= _costs({"onnxruntime int8": ("onnx", str(small), json.dumps(shape))})
-    share = costs["onnxruntime int8"].milliseconds / costs["onnxruntime"].milliseconds
-    found = f"{share:.2f} of float32's time, probabilities differ by up to {difference:.3f}"
-    if share <= INT8_GAIN and difference <= INT8_TOLERANCE:
-        return f"kept: {found}"
-    small.unlink()
-    return f"not kept: {found}"
+    return _kept("int8", base, judge, file, shape, costs)
 
 
-def _costs(commands: Mapping[str, tuple[str, ...]], repeats: int = 3) -> dict[str, Cost]:
-    """Measure in processes of their own, in turn, so that a noisy machine slows all alike."""
-    found: dict[str, list[Cost]] = {name: [] for name in commands}
-    for _ in range(repeats):
-        for name, command in commands.items():
-            found[name].append(_measured(command))
-    return {
-        name: Cost(
-            round(median(cost.milliseconds for cost in costs), 3), round(median(cost.megabytes for cost in costs), 1)
-        )
-        for name, costs in found.items()
-    }
-
-
-def _measured(command: tuple[str, ...]) -> Cost:
-    done = subprocess.run(
-        [sys.executable, "-m", "fedhelp_med.export.measure", *command],
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
-    if done.returncode:
-        raise FedHelpError(f"the measurement of {command[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return Cost(**json.loads(done.stdout.splitlines()[-1]))
+def _kept(name: str, base: str, judge: Judge, file: Path, shape: tuple[int, ...], costs: dict[str, Cost]) -> str:
+    """Measure a variant against ``base``; remove its file where it is not worth it, and say why."""
+    row = f"onnxruntime {name}"
+    costs |= measure({row: ("onnx", str(file), json.dumps(shape))})
+    kept, figures = judge.verdict(open_session(file), costs[row].milliseconds / costs[base].milliseconds)
+    if not kept:
+        file.unlink()
+    return f"{'kept' if kept else 'not kept'}: {figures}"

@@ -1,7 +1,7 @@
 """The FL client of either role: a MONAI ``ClientAlgo`` without the pitfalls of the stock one."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,15 +10,14 @@ from monai.bundle import ConfigParser
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, FlPhase, FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
-from monai.networks import eval_mode
 from torch import Tensor, nn
 
 from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.seeds import derive_seed
-from fedhelp_med.engines import ReciprocalTrainer
+from fedhelp_med.federation.client_state import fitting_weights, load_partly, restore_trainer, trainer_state
+from fedhelp_med.federation.recognition import count_by_class, predictions
 from fedhelp_med.federation.seeding import SeededWorkflow, reseed_loader, seed_round
-from fedhelp_med.handlers import MeanLoss, Messenger, class_sums, recognised
-from fedhelp_med.losses import as_categorical
+from fedhelp_med.handlers import MeanLoss, Messenger
 from fedhelp_med.networks import LocalLayers, MeanOfProbabilities, local_keys
 
 Split = Literal["training", "validation", "testing"]
@@ -159,7 +158,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         elif data.weights is not None:
             weights = self._incoming(data, extra)
             self._received = {key: tensor.clone() for key, tensor in weights.items()}
-            _load(self.trainer.network, weights)
+            load_partly(self.trainer.network, weights)
         state = self.trainer.state
         state.max_epochs = state.epoch + self.local_epochs
         self.iter_of_start_time = state.iteration
@@ -205,7 +204,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         self._set_cuda_device()
         if data.weights is not None:
             # Layers that stay at the site come from the trained network, the rest from the server.
-            _load(self._global, {**self.trainer.network.state_dict(), **self._incoming(data, extra)})
+            load_partly(self._global, {**self.trainer.network.state_dict(), **self._incoming(data, extra)})
         self.phase = FlPhase.EVALUATE
         self.evaluator.network = self.network(extra.get(MODEL, "global"))
         self.evaluator.data_loader = loader = self._loader(extra.get(SPLIT, "validation"))
@@ -232,27 +231,13 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
     def count_recognised(self, data: ExchangeObject) -> list[tuple[int, int]]:
         """Return, for each class, how many training images the weights in ``data`` recognise and how many there are.
 
-        For segmentation voxels are counted. The logits are centred first, so that their mean over the classes' means
-        is 0: another scanner shifts all scores alike, and it is what the network can tell apart that counts.
+        For segmentation voxels are counted. Empty where the site has no image.
         """
-        _load(self._global, {**self.trainer.network.state_dict(), **self._incoming(data, {})})
+        load_partly(self._global, {**self.trainer.network.state_dict(), **self._incoming(data, {})})
         loader = self._loader("training")
         if not len(loader):
             return []
-        sums = torch.stack([class_sums(logits, labels) for logits, labels in self._predictions(loader)]).sum(0)
-        present = sums[:, -1] > 0
-        centre = (sums[present, :-1] / sums[present, -1:]).mean(0)
-        counts = torch.stack([recognised(logits, labels, centre) for logits, labels in self._predictions(loader)]).sum(
-            0
-        )
-        return [(int(right), int(there)) for right, there in counts]
-
-    def _predictions(self, loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the global network's logits (at least two channels) and the labels, batch by batch."""
-        with torch.inference_mode(), eval_mode(self._global):
-            for batch in loader:
-                images, labels = self.trainer.prepare_batch(batch, self.trainer.state.device)[:2]
-                yield as_categorical(self.evaluator.inferer(images, self._global)), labels
+        return count_by_class(lambda: predictions(self._global, loader, self.trainer, self.evaluator.inferer))
 
     def add_network(self, name: str, weights: Mapping[str, Tensor]) -> None:
         """Make another network of the site's own size known, e.g. the one that was trained on its data alone."""
@@ -282,37 +267,13 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         return known[model]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has to survive a restart: networks, optimisers, auxiliary heads, counters.
-
-        MONAI makes a new gradient scaler for every run of a trainer, so there is none to keep.
-        """
-        trainer = self.trainer
-        state: dict[str, Any] = {
-            "round": self.round,
-            "epoch": trainer.state.epoch,
-            "iteration": trainer.state.iteration,
-            "network": trainer.network.state_dict(),
-            "optimizer": trainer.optimizer.state_dict(),
-            "handlers": [h.state_dict() if hasattr(h, "state_dict") else None for h in self.handlers],
-        }
-        if isinstance(trainer, ReciprocalTrainer):
-            state["large_network"] = trainer.large_network.state_dict()
-            state["large_optimizer"] = trainer.large_optimizer.state_dict()
-        return state
+        """Return what has to survive a restart: networks, optimisers, auxiliary heads, counters."""
+        return {"round": self.round, **trainer_state(self.trainer, self.handlers)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned."""
-        trainer = self.trainer
         self.round = state["round"]
-        trainer.state.epoch, trainer.state.iteration = state["epoch"], state["iteration"]
-        trainer.network.load_state_dict(state["network"])
-        trainer.optimizer.load_state_dict(state["optimizer"])
-        for handler, content in zip(self.handlers, state["handlers"], strict=True):
-            if content is not None:
-                handler.load_state_dict(content)
-        if isinstance(trainer, ReciprocalTrainer):
-            trainer.large_network.load_state_dict(state["large_network"])
-            trainer.large_optimizer.load_state_dict(state["large_optimizer"])
+        restore_trainer(self.trainer, self.handlers, state)
 
     def abort(self, extra: dict[str, Any] | None = None) -> None:
         """Stop training and evaluation after the current iteration."""
@@ -332,21 +293,8 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
             raise FedHelpError(f"{self.client_name}: expected an ExchangeObject, received a {type(data).__name__}")
         for apply in self.pre_filters or ():
             data = apply(data, extra)
-        weights = {key: torch.as_tensor(value) for key, value in (data.weights or {}).items()}
         own = self.trainer.network.state_dict()
-        if differing := sorted(set(self.shared_keys).symmetric_difference(weights)):
-            raise FedHelpError(
-                f"{self.client_name}: the global weights and the site's network differ in the keys "
-                f"{', '.join(differing[:3])}{' ...' if len(differing) > 3 else ''}; "
-                "all sites need the same small network"
-            )
-        for key, tensor in weights.items():
-            if tensor.shape != own[key].shape:
-                raise FedHelpError(
-                    f"{self.client_name}: {key} has the shape {tuple(tensor.shape)} in the global weights and "
-                    f"{tuple(own[key].shape)} at the site; all sites need the same small network"
-                )
-        return weights
+        return fitting_weights(data.weights or {}, own, self.shared_keys, str(self.client_name))
 
     def _begin_round(self, rounds: int | None, signals: Mapping[str, Any]) -> None:
         trainer = self.trainer
@@ -370,7 +318,3 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
                 parser["validate#dataset#data"] = "%train#dataset#data"
             self._loaders[split] = parser.get_parsed_content("validate#dataloader")
         return self._loaders[split]
-
-
-def _load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    network.load_state_dict({**network.state_dict(), **weights})

@@ -16,41 +16,10 @@ from numpy.typing import NDArray
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.data.datalist import Datalist, read_datalist
 from fedhelp_med.foundation.protocol import load_pixels
+from fedhelp_med.transforms import identity
 
 NAMED = 3  # how many of many refused images an error names
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-# PS3.15, table E.1-1: what the basic profile removes or replaces because it says who the patient is.
-IDENTIFYING = (
-    "AdditionalPatientHistory",
-    "AdmissionID",
-    "CountryOfResidence",
-    "InstitutionAddress",
-    "InstitutionName",
-    "IssuerOfPatientID",
-    "MedicalRecordLocator",
-    "MilitaryRank",
-    "NameOfPhysiciansReadingStudy",
-    "OperatorsName",
-    "OtherPatientIDs",
-    "OtherPatientNames",
-    "PatientAddress",
-    "PatientBirthDate",
-    "PatientBirthName",
-    "PatientBirthTime",
-    "PatientComments",
-    "PatientMotherBirthName",
-    "PatientReligiousPreference",
-    "PatientTelephoneNumbers",
-    "PerformingPhysicianName",
-    "PersonName",
-    "PhysiciansOfRecord",
-    "ReferringPhysicianName",
-    "RegionOfResidence",
-    "RequestingPhysician",
-    "ResponsiblePerson",
-)
-# What the profile replaces by a value of its own in a file that says that it is de-identified.
-PSEUDONYMS = ("AccessionNumber", "PatientID", "PatientName", "StudyID")
 
 
 class PrivacyGuard:
@@ -167,6 +136,9 @@ def fingerprint(pixels: NDArray[Any]) -> str:
 def identifying_elements(image: str | Path) -> list[str]:
     """Return the names of the elements by which DICOM says who the patient is; none for other formats.
 
+    They are those of ``fedhelp_med.transforms.identifying_elements``. Dates, private elements and overlays are not
+    among them: public collections keep them, and of a file only the pixels are sent.
+
     Args:
         image: a file, or the folder of a series, all files of which are looked at.
 
@@ -190,16 +162,13 @@ def _identifying(path: Path) -> list[str]:
 
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=named_so)
-        found = {element.keyword for element in dataset.iterall() if not element.is_empty}
+        found = identity.identifying_elements(dataset, dates=False)
     except Exception as error:  # pydicom raises whatever its parsers raise
         raise InputError(f"{path} is not sent: its DICOM header cannot be read ({error})") from None
-    identifying = set(IDENTIFYING)
-    if str(dataset.get("PatientIdentityRemoved", "")).strip().upper() != "YES":
-        identifying.update(PSEUDONYMS)
-    names = sorted(found & identifying)
-    if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
-        names.append("BurnedInAnnotation: YES")
-    return names
+    names = {finding.keyword for finding in found if finding.kind == "identity"}
+    if any(finding.keyword == "BurnedInAnnotation" for finding in found):
+        names.add("BurnedInAnnotation: YES")
+    return sorted(names)
 
 
 def _is_path(value: object) -> bool:

@@ -16,10 +16,10 @@ from fedhelp_med.handlers.metrics import (
     recognised,
 )
 from fedhelp_med.handlers.proximal import ProximalTerm
-from fedhelp_med.handlers.schedule import Constant, FirstPart, LinearWarmUp, Schedule, WhileAhead, as_schedule
+from fedhelp_med.handlers.schedule import GATE, Constant, FirstPart, LinearWarmUp, Schedule, WhileAhead, as_schedule
 from fedhelp_med.handlers.studies import StudyResults, class_probabilities
 from fedhelp_med.handlers.term import LossTerm
-from fedhelp_med.handlers.warm_start import GATE, PublicWarmStart
+from fedhelp_med.handlers.warm_start import PublicWarmStart
 
 __all__ = [
     "DICE_MEAN",

@@ -13,6 +13,9 @@ from fedhelp_med.common.errors import InputError
 Schedule = Callable[[Any], float]
 Unit = Literal["round", "epoch", "iteration"]
 
+GATE = "gate"
+"""The signal by which a server says whether the public knowledge fits the task."""
+
 
 def position(engine: Any, unit: Unit) -> int:
     """Return the 1-based number of the round, epoch or iteration that ``engine`` is in."""

@@ -23,6 +23,9 @@ Exchange = Literal["weights", "predictions", "nothing"]
 TRAIN = "configs/train.json"
 TRAIN_LARGE = "configs/train_large.json"
 
+TRUST = "$getattr(@public#knowledge, 'trust', 1.0)"
+"""MONAI config of the factor by which the foundation model's knowledge is weighed (``follow_quality``)."""
+
 
 @dataclass(frozen=True)
 class RolePlan:

@@ -14,7 +14,7 @@ from fedhelp_med.handlers import (
     RankingDistillation,
     WhileAhead,
 )
-from fedhelp_med.methods.base import TRAIN, TRAIN_LARGE, Method, Role, RolePlan, Server, Settings, handler
+from fedhelp_med.methods.base import TRAIN, TRAIN_LARGE, TRUST, Method, Role, RolePlan, Server, Settings, handler
 from fedhelp_med.methods.server_steps import distil_updates, knows_the_task, warm_start, zero_shot_gate
 
 
@@ -24,6 +24,8 @@ class FedHelpSettings(Settings):
     Args:
         learning_rate: of Adam; None leaves the bundle's.
         decay: the share of the learning rate that is left in the last round; 1 for none.
+        cold_rate: the share of the learning rate that holds, without decay, while the gate is shut; None: the gate does
+            not matter.
         guidance: scale of the whole public loss at small sites, every round; 0 for none.
         knowledge: lambda, the weight of the foundation model's soft labels inside it.
         head: the head through which guidance at the sites acts.
@@ -51,6 +53,7 @@ class FedHelpSettings(Settings):
 
     learning_rate: float | None = Field(None, gt=0)
     decay: float = Field(1.0, ge=0, le=1)
+    cold_rate: float | None = Field(None, gt=0)
     guidance: float = Field(1.0, ge=0)
     knowledge: float = Field(1.0, ge=0)
     head: Literal["auxiliary", "task"] = "auxiliary"
@@ -76,6 +79,7 @@ class FedHelpSettings(Settings):
 RECOMMENDED: Mapping[str, Any] = {
     "learning_rate": 2e-3,
     "decay": 0.1,
+    "cold_rate": 0.5,  # the bundles' own rate, as FedAvg has it
     "guidance": 0.0,
     "forward": 0.3,
     "forward_gated": True,
@@ -149,8 +153,7 @@ class FedHelp(Method):
             server.signals[GATE] = False
             return
         cold = server.weights
-        trust = getattr(server.knowledge, "trust", 1.0)
-        warm_start(server, self.settings.warm_start, knowledge_weight=weight * trust)
+        warm_start(server, self.settings.warm_start, knowledge_weight=weight)
         server.signals[GATE] = zero_shot_gate(server, self.settings.gate)
         if not server.signals[GATE]:
             server.weights = cold
@@ -163,7 +166,9 @@ class FedHelp(Method):
             distil_updates(server, self.settings.server_steps, rate, use_knowledge=self.settings.knowledge > 0)
 
     def _rates(self) -> list[dict[str, Any]]:
-        return [handler(CosineOverRounds, floor=self.settings.decay)] if self.settings.decay < 1 else []
+        if self.settings.decay == 1 and self.settings.cold_rate is None:
+            return []
+        return [handler(CosineOverRounds, floor=self.settings.decay, cold=self.settings.cold_rate)]
 
     def _guidance(self) -> list[dict[str, Any]]:
         if not self.settings.guidance:
@@ -182,7 +187,7 @@ class FedHelp(Method):
                 temperature=self.settings.temperature,
                 target=self.settings.head,
                 kind="$getattr(@public#knowledge, 'kind', 'logits')",
-                trust="$getattr(@public#knowledge, 'trust', 1.0)",
+                trust=TRUST,
                 project=self.settings.guidance_project,
             )
         ]
@@ -190,7 +195,7 @@ class FedHelp(Method):
     def _large_warm_start(self) -> list[dict[str, Any]]:
         steps = self.settings.large_warm_start
         public = {"_disabled_": "$@public_datalist is None", "public_loader": "@public#dataloader"}
-        start = handler(PublicWarmStart, steps=steps, knowledge_weight=self.settings.knowledge, **public)
+        start = handler(PublicWarmStart, steps=steps, knowledge_weight=self.settings.knowledge, trust=TRUST, **public)
         return [start] if steps else []
 
     def _forward(self) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from fedhelp_med.handlers import PublicWarmStart
-from fedhelp_med.methods.base import Role, RolePlan, Settings, handler
+from fedhelp_med.methods.base import TRUST, Role, RolePlan, Settings, handler
 from fedhelp_med.methods.local import Local
 
 
@@ -42,6 +42,7 @@ class LocalPublic(Local):
             public_loader="@public#dataloader",
             steps=self.settings.warm_start,
             network="network",
+            trust=TRUST,
             gated=False,
         )
         return RolePlan(trained=alone.trained, handlers=(start,), overlay=alone.overlay, deployed=alone.deployed)

@@ -29,12 +29,18 @@ def knows_the_task(server: Server, labels_only: bool = False) -> bool:
     return [name.lower() for name in knowledge.classes] == [name.lower() for name in server.classes]
 
 
+def trust(server: Server) -> float:
+    """Return the factor of the weight of the foundation model's knowledge: below 1 with ``follow_quality`` only."""
+    return float(getattr(server.knowledge, "trust", 1.0))
+
+
 def warm_start(server: Server, steps: int, learning_rate: float = 1e-3, knowledge_weight: float = 1.0) -> None:
     """Train the initial global network on the foundation model's soft labels through its task head.
 
     Public labels, where there are any, add their cross-entropy; at ``knowledge_weight`` (lambda) 0 they are all that it
-    learns from. The learning rate decays to 0 along a cosine.
+    learns from. Lambda is multiplied by the trust in the model. The learning rate decays to 0 along a cosine.
     """
+    knowledge_weight *= trust(server)
     network = server.network()
     batches = server.public_batches("warm start")
     _train(network, batches, steps, learning_rate, lambda image, knowledge: knowledge, weight=knowledge_weight)
@@ -76,15 +82,17 @@ def distil_updates(server: Server, steps: int, learning_rate: float, use_knowled
 
     The teacher is one half the foundation model's probabilities and one half the mean of those of the uploaded
     networks: what the sites know survives the averaging of their weights (as in FedDF, Lin et al. 2020,
-    arXiv 2006.07242). Without the foundation model the uploaded networks are the whole teacher.
+    arXiv 2006.07242). Less trust in the model makes its half smaller. Without the foundation model the uploaded
+    networks are the whole teacher.
     """
+    share = 0.5 * trust(server) if use_knowledge else 0.0
     teachers = [server.network(dict(update)).eval() for _, update in sorted(server.updates.items())]
 
     def target(image: Tensor, knowledge: Tensor | None) -> Tensor:
         with torch.no_grad():
             mean = torch.stack([as_categorical(teacher(image)).softmax(1) for teacher in teachers]).mean(0)
-        if knowledge is not None and use_knowledge:
-            mean = 0.5 * mean + 0.5 * as_categorical(knowledge).softmax(1)
+        if knowledge is not None and share:
+            mean = (1 - share) * mean + share * as_categorical(knowledge).softmax(1)
         return mean.clamp_min(1e-12).log()
 
     network = server.network()

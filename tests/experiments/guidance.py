@@ -20,7 +20,7 @@ from fedhelp_med.common.files import write_json, write_text
 from fedhelp_med.data import DemoData, make_blood_cell_sites, make_medmnist_sites
 from fedhelp_med.data.datalist import read_datalist
 from fedhelp_med.federation.comparison import make_cells
-from fedhelp_med.federation.loading import load_federation
+from fedhelp_med.federation.loading import load_federation, save_federation
 from fedhelp_med.federation.runner import run_federation
 from fedhelp_med.federation.workspace import Workspace, key_metric
 from fedhelp_med.foundation import InputSpec, acquire, load_local_model, train_stand_in
@@ -73,7 +73,8 @@ def make_federations(name: str, data: Path, far: Path, out: Path) -> dict[tuple[
         )
         for public, demo in sets.items():
             ledger = out / f"{public}-{quality}.sqlite"
-            acquire(demo.public, load_local_model(model), ledger)
+            images_only = without_labels(demo.public)
+            acquire(images_only, load_local_model(model), ledger)
             for images in task.images:
                 path = out / f"{images}-{public}-{quality}.yaml"
                 content = {
@@ -83,7 +84,7 @@ def make_federations(name: str, data: Path, far: Path, out: Path) -> dict[tuple[
                     "preset": "recommended",
                     "bundle": task.bundle,
                     "overrides": task.overrides,
-                    "public": {"data": str(demo.public.relative_to(out))},
+                    "public": {"data": str(images_only.relative_to(out))},
                     "foundation": {"ledger": ledger.name},
                     "reference": "local",
                     "sites": [
@@ -94,6 +95,16 @@ def make_federations(name: str, data: Path, far: Path, out: Path) -> dict[tuple[
                 write_text(path, yaml.safe_dump(content, sort_keys=False))
                 files[images, public, quality] = path
     return files
+
+
+def without_labels(datalist: Path) -> Path:
+    """Write a public datalist without its labels: those of another domain are of other classes."""
+    path = datalist.with_name("datalist-unlabelled.json")
+    content = json.loads(datalist.read_text())
+    content.pop("labels", None)
+    images = [{key: value for key, value in item.items() if key != "label"} for item in content["training"]]
+    write_json(path, content | {"training": images})
+    return path
 
 
 def cut(datalist: Path, images: int, out: Path) -> str:
@@ -130,10 +141,9 @@ def run(path: Path, method: str, seed: int, folder: Path) -> None:
     federation = make_cells(load_federation(path), [method], 1, folder)[0].federation
     federation = federation.with_file(federation.file.model_copy(update={"seed": seed}))
     local = folder.parents[1] / "local" / folder.name
-    if method != "local":
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "reference").exists():
-            (folder / "reference").symlink_to(local.resolve())
+    if method != "local" and not Workspace(folder).federation_file.is_file():
+        save_federation(federation, Workspace(folder).federation_file)
+        (folder / "reference").symlink_to(local.resolve())
     run_federation(federation, folder, resume=True)
     print(folder, flush=True)
 

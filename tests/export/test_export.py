@@ -121,9 +121,11 @@ def test_volumes(volumes, tmp_path):
 def test_onnx_without_torch_and_monai_from_what_the_json_says(run, tmp_path):
     report = export_onnx(run, "clinic-a", tmp_path / "onnx")
     assert report.difference < 1e-4 and report.compared > 2  # noise, and the site's own validation studies
-    assert set(report.costs) >= {"torch", "onnxruntime"}
-    assert (tmp_path / "onnx/model.int8.onnx").is_file() == report.int8.startswith("kept")
+    assert set(report.costs) >= {"torch", "onnxruntime", "onnxruntime merged"}
     told = json.loads((tmp_path / "onnx/model.json").read_text())
+    for name in ("merged", "int8"):
+        assert (tmp_path / f"onnx/model.{name}.onnx").is_file() == told[name].startswith("kept")
+    assert (told["merged"], told["int8"]) == (report.merged, report.int8)
     steps = [step["_target_"] for step in told["preprocessing"]]
     assert steps == ["LoadImaged", "EnsureChannelFirstd", "Resized", "NormalizeIntensityd"]
     assert all("does" in step for step in (*told["preprocessing"], *told["postprocessing"]))

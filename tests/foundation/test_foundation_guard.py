@@ -12,6 +12,7 @@ from foundation_phantoms import CountingNetwork, make_model, write_image, write_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
@@ -19,6 +20,7 @@ from fedhelp_med.common.errors import InputError
 from fedhelp_med.data import read_datalist
 from fedhelp_med.foundation import Ledger, PrivacyGuard, acquire, plan_acquisition
 from fedhelp_med.foundation.guard import fingerprint, identifying_elements
+from fedhelp_med.transforms.identity import IDENTIFYING, PSEUDONYMS
 
 
 @pytest.fixture
@@ -180,6 +182,9 @@ def write_dicom(file, **elements):
         ({"PatientIdentityRemoved": "YES", "PatientBirthDate": "19700101"}, ["PatientBirthDate"]),
         ({"PatientIdentityRemoved": "NO", "AccessionNumber": "A1"}, ["AccessionNumber"]),
         ({"InstitutionName": "St. Elsewhere"}, ["InstitutionName"]),
+        ({"DeviceSerialNumber": "4711", "ImageComments": ""}, ["DeviceSerialNumber"]),
+        ({"PatientIdentityRemoved": "YES", "ClinicalTrialSubjectID": "S-1"}, []),
+        ({"StudyDate": "20240101", "ContentTime": "101500"}, []),
         ({"BurnedInAnnotation": "YES"}, ["BurnedInAnnotation: YES"]),
     ],
 )
@@ -192,8 +197,24 @@ def test_elements_that_say_who_the_patient_is(tmp_path, elements, found, name):
 def test_a_name_inside_a_sequence(tmp_path):
     inner = Dataset()
     inner.PatientName = "Doe^Jane"
-    write_dicom(tmp_path / "scan.dcm", RequestAttributesSequence=Sequence([inner]))
+    write_dicom(tmp_path / "scan.dcm", ReferencedStudySequence=Sequence([inner]))
     assert identifying_elements(tmp_path / "scan.dcm") == ["PatientName"]
+    write_dicom(tmp_path / "scan.dcm", PatientIdentityRemoved="YES", ReferencedStudySequence=Sequence([inner]))
+    assert identifying_elements(tmp_path / "scan.dcm") == ["PatientName"]  # what is declared holds for the file's own
+
+
+@pytest.mark.parametrize("keyword", sorted(filter(tag_for_keyword, IDENTIFYING)))  # what this pydicom knows
+def test_what_the_transforms_call_identifying_is_refused(tmp_path, keyword):
+    inner = Dataset()
+    inner.CodeValue = "1"
+    texts = {"DA": "20240101", "TM": "101500", "US": 1}
+    representation = dictionary_VR(keyword)
+    value = Sequence([inner]) if representation == "SQ" else texts.get(representation, "x")
+    write_dicom(tmp_path / "scan.dcm", **{keyword: value})
+    assert identifying_elements(tmp_path / "scan.dcm") == [keyword]
+    if keyword not in PSEUDONYMS:
+        write_dicom(tmp_path / "scan.dcm", PatientIdentityRemoved="YES", **{keyword: value})
+        assert identifying_elements(tmp_path / "scan.dcm") == [keyword]
 
 
 def test_one_file_of_a_series_is_enough(tmp_path):

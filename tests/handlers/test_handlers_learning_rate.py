@@ -65,6 +65,25 @@ def test_a_trainer_that_runs_alone_keeps_its_rate() -> None:
     assert trainer.optimizer.param_groups[0]["lr"] == 0.2
 
 
+@pytest.mark.parametrize("signals", [{}, {"gate": False}])
+def test_a_cold_start_keeps_its_own_rate_until_the_end(signals: dict[str, bool]) -> None:
+    trainer = supervised(Toy(), make_batches(1), CosineOverRounds(0.1, cold=0.5), lr=0.2)
+    trainer.state.signals = signals
+    assert [rates(trainer, number, 3)[0] for number in (1, 2, 3)] == pytest.approx([0.1, 0.1, 0.1])
+
+
+def test_behind_an_open_gate_a_cold_rate_changes_nothing() -> None:
+    trainer = supervised(Toy(), make_batches(1), CosineOverRounds(0.1, cold=0.5), lr=0.2)
+    trainer.state.signals = {"gate": True}
+    assert [rates(trainer, number, 3)[0] for number in (1, 2, 3)] == pytest.approx([0.2, 0.11, 0.02])
+
+
+@pytest.mark.parametrize("cold", [0.0, -0.5])
+def test_a_cold_rate_that_trains_nothing_is_refused(cold: float) -> None:
+    with pytest.raises(InputError, match=r"cold: .* is not above 0"):
+        CosineOverRounds(0.1, cold=cold)
+
+
 @pytest.mark.parametrize("floor", [-0.1, 1.1, float("nan")])
 def test_a_floor_out_of_range_is_refused(floor: float) -> None:
     with pytest.raises(InputError, match=r"floor: .* is not in \[0, 1\]"):

@@ -143,3 +143,26 @@ def test_at_lambda_zero_the_labels_are_all_that_it_learns_from() -> None:
         trainer.run()
         ends.append(torch.cat([parameter.flatten() for parameter in trainer.large_network.parameters()]))
     assert torch.equal(*ends)
+
+
+def end_of(batches: list[Batch], **settings: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(4)
+    trainer = trainer_with(PublicWarmStart(batches, steps=4, **settings), **{GATE: True})
+    run(trainer)
+    state: dict[str, torch.Tensor] = trainer.large_network.state_dict()
+    return state
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+def test_labels_make_up_for_what_is_not_trusted() -> None:
+    torch.manual_seed(3)
+    answers = public()
+    labelled = [{**batch, "label": torch.randint(0, 3, (6,))} for batch in answers]
+    labels = [{key: batch[key] for key in ("image", "label")} for batch in labelled]
+    assert same(end_of(labelled, trust=1.0), end_of(answers))  # full trust, which is the default: the model alone
+    assert same(end_of(labelled, trust=0.0), end_of(labels))
+    half = end_of(labelled, trust=0.5)
+    assert not same(half, end_of(answers)) and not same(half, end_of(labels))

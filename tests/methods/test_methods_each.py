@@ -34,6 +34,7 @@ def test_the_papers_preset_is_the_equations_as_published() -> None:
 def test_the_recommended_preset_moves_the_knowledge_to_the_server() -> None:
     small, large = (plan_of("fedhelp", "recommended", role) for role in ROLES)
     assert targets(small) == ["CosineOverRounds"]
+    assert {"floor": 0.1, "cold": 0.5}.items() <= small.handlers[0].items()  # behind a shut gate FedAvg's own rate
     assert targets(large) == ["CosineOverRounds", "PublicWarmStart", "ForwardDistillation", "RankingDistillation"]
     assert large.handlers[2]["weight"]["_target_"].endswith("WhileAhead")  # a teacher only while it is better
     assert small.deployed == ("surrogate", "global")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
 from fedhelp_med.handlers import GATE, KNOWLEDGE
@@ -191,6 +192,70 @@ def test_without_a_foundation_model_the_sites_teach_alone() -> None:
     before = divergence(server, target, batch["image"])
     distil_updates(server, 150, 0.02)
     assert divergence(server, target, batch["image"]) < 0.3 * before
+
+
+# Trust in the foundation model (foundation.follow_quality)
+
+
+def weights_after(step: Any, batch: dict[str, Tensor], trust: float | None) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    server = OnlyServer([batch], GOOD)
+    server.updates, server.round = {"a": OnlyServer([]).weights}, 1
+    server.signals[GATE] = True
+    if trust is not None:
+        server.knowledge.trust = trust
+    step(server)
+    return server.weights
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda server: warm_start(server, 5),
+        lambda server: distil_updates(server, 5, 0.01),
+        lambda server: fedhelp().before_first_round(server),
+        lambda server: fedhelp().after_aggregation(server),
+        lambda server: create_method("fedavg-public", "paper", {"warm_start": 5}).before_first_round(server),
+    ],
+    ids=["warm start", "distillation", "fedhelp's start", "fedhelp's distillation", "fedavg-public's start"],
+)
+def test_trust_acts_at_the_server_wherever_the_knowledge_does(step: Any) -> None:
+    batch = public(KNOWLEDGE, "label")[0]
+    unknown = {key: batch[key] for key in ("image", "label")}
+    plain = weights_after(step, batch, None)
+    assert same(plain, weights_after(step, batch, 1.0))
+    assert not same(plain, weights_after(step, batch, 0.5))
+    assert same(weights_after(step, batch, 0.0), weights_after(step, unknown, None))
+
+
+def test_a_model_of_half_trust_is_a_quarter_of_the_teacher() -> None:
+    (batch,) = public(KNOWLEDGE, "label")
+    server = OnlyServer([batch])
+    server.knowledge.trust, server.updates = 0.5, {"a": OnlyServer([]).weights}
+    with torch.no_grad():
+        answer = server.network(server.updates["a"]).eval()(batch["image"]).softmax(1)
+    target = 0.75 * answer + 0.25 * batch[KNOWLEDGE].softmax(1)
+    before = divergence(server, target, batch["image"])
+    distil_updates(server, 150, 0.02)
+    assert divergence(server, target, batch["image"]) < 0.3 * before
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "target"),
+    [
+        ("fedhelp", "small", "FoundationGuidance"),
+        ("fedhelp", "large", "PublicWarmStart"),
+        ("local-public", "small", "PublicWarmStart"),
+    ],
+)
+def test_the_sites_handlers_are_told_how_far_to_trust(name: str, role: Any, target: str) -> None:
+    changes = {"guidance": 1.0, "large_warm_start": 5} if name == "fedhelp" else {}
+    handlers = create_method(name, "paper", changes).plan(role).handlers
+    (found,) = [entry for entry in handlers if entry["_target_"].endswith(target)]
+    parser = ConfigParser({"public": {"knowledge": None}, "trust": found["trust"]})
+    assert parser.get_parsed_content("trust") == 1.0
+    parser = ConfigParser({"public": {"knowledge": SimpleNamespace(trust=0.25)}, "trust": found["trust"]})
+    assert parser.get_parsed_content("trust") == 0.25
 
 
 # FedHelp's use of them

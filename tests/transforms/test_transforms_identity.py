@@ -36,5 +36,10 @@ def test_names_what_is_left_and_never_its_value():
 def test_a_declared_pseudonym_is_no_finding(tmp_path):
     path = write_radiograph(tmp_path / "x.dcm", edit=lambda _, ds: setattr(ds, "PatientIdentityRemoved", "YES"))
     assert identifying_elements(path) == []
+    ds = basic(UID("1.2.3"), "CT", "ID-17", uid("a"), 0)
+    ds.PatientIdentityRemoved, ds.AccessionNumber, ds.StudyID, ds.ClinicalTrialSubjectID = "YES", "A1", "1", "S-1"
+    assert identifying_elements(ds) == []
+    ds.ReferencedStudySequence = item(PatientID="ID-17")
+    assert keywords(identifying_elements(ds)) == {"ReferencedStudySequence.PatientID"}
     path = write_radiograph(tmp_path / "y.dcm")
     assert keywords(identifying_elements(path)) == {"PatientID", "PatientName"}
