@@ -91,7 +91,7 @@ def _site_curves(facts: RunFacts, site: str, networks: Mapping[str, Curve], limi
         for model, curve in networks.items():
             _line(axes, curve, *LINES.get(model, (INK, "solid", 1.2)))
         axes.set_ylim(*limits)
-        _whole_rounds(axes)
+        whole_rounds(axes)
         return Chart(f"curves-{site}", site, alt, inline(figure, alt))
 
 
@@ -189,7 +189,7 @@ def flows(facts: RunFacts) -> list[Chart]:
             for site, curve in sites.items():
                 _line(axes, curve, ROLE.get(roles.get(site, ""), INK), "solid", 1.4)
             axes.set_ylim(bottom=0)
-            _whole_rounds(axes)
+            whole_rounds(axes)
             axes.set_xlabel("round")
             charts.append(Chart(f"flow-{term}", TERMS.get(term, term), alt, inline(figure, alt)))
     return charts
@@ -214,7 +214,8 @@ def _line(axes: Any, curve: Curve, colour: str, style: Any, width: float) -> Non
     )
 
 
-def _whole_rounds(axes: Any) -> None:
+def whole_rounds(axes: Any) -> None:
+    """Mark whole rounds only, and few of them."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -4,6 +4,7 @@ import math
 from statistics import fmean
 
 from fedhelp_med.methods import ROLES
+from fedhelp_med.report.charts import whole_rounds
 from fedhelp_med.report.comparison_facts import ComparisonFacts
 from fedhelp_med.report.svg import INK, LARGE, MUTED, SMALL, THIRD, Chart, drawing, inline, name_rows
 
@@ -94,6 +95,7 @@ def curves(facts: ComparisonFacts) -> list[Chart]:
                 line = axes.plot(*zip(*curve, strict=True), color=colour, linewidth=2.4 if own else 1.3)
                 line[0].set_linestyle("solid" if own else OTHERS[place % len(OTHERS)])
                 line[0].set_label(short(method))
+            whole_rounds(axes)
             axes.set_xlabel("round")
             axes.set_ylabel(f"validation {facts.metric}")
             figure.legend(loc="outside lower center", ncols=2, fontsize=8, handlelength=3)
