@@ -7,7 +7,7 @@ OUT    ?= demo-run
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: demo test lint unit setup docs benchmark test-services services-triton services-orthanc services-nvflare services-monai-label \
-        services-browser services-tracking weights clean
+        services-browser services-tracking services-flower weights clean
 
 setup: $(VENV)/.installed
 
@@ -35,7 +35,7 @@ unit: setup
 docs: setup
 	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
 
-benchmark: setup
+benchmark: setup services-nvflare services-flower
 	$(BIN)/python -m pytest -s -m benchmark tests/benchmarks
 
 # Real servers, each in an environment of its own outside the repository; a target for each joins SERVICES.
@@ -66,6 +66,17 @@ $(LABEL)/.installed:
 	$(LABEL)/bin/python -m pip install --quiet torch==2.13.0
 	$(LABEL)/bin/python -m pip install --quiet torch==2.13.0 monailabel==0.8.5
 	$(LABEL)/bin/python -m pip install --quiet 'pydicom<3' 'pynetdicom<3' 'dicomweb-client<0.60'
+	@touch $@
+
+# Flower, whose simulation the benchmark of runtimes runs beside ours; it wants older versions of what the pattern names.
+FLOWER := $(CACHE)/flower-1.41.0
+services-flower: $(FLOWER)/.installed
+
+$(FLOWER)/.installed:
+	$(PYTHON) -m venv $(FLOWER)
+	grep -vE '^(protobuf|packaging|typer|rich)==' constraints.txt > $(FLOWER)/constraints.txt
+	$(FLOWER)/bin/python -m pip install --quiet --constraint $(FLOWER)/constraints.txt torch==2.13.0
+	$(FLOWER)/bin/python -m pip install --quiet --constraint $(FLOWER)/constraints.txt 'flwr[simulation]==1.41.0' --editable .
 	@touch $@
 
 # The picture archive of the tests. They start it themselves, in a network namespace: Debian's own service stays off.

@@ -2,21 +2,20 @@
 
 import json
 import threading
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import BUNDLE, write_site
+from conftest import BUNDLE
+from nvflare_participants import Wire
 from safetensors.torch import load_file
 
 from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.federation.deployment import Choice
-from fedhelp_med.federation.loading import load_federation, read_federation_file
-from fedhelp_med.federation.nvflare.job import export_acquisition, export_job
+from fedhelp_med.federation.loading import load_federation
+from fedhelp_med.federation.nvflare.job import export_job
 from fedhelp_med.federation.nvflare.plan import plan_of, read_plan, server_federation, write_plan
-from fedhelp_med.federation.nvflare.remote import RemoteSites, ServerWorkspace, SiteLostError, acquire_once
+from fedhelp_med.federation.nvflare.remote import RemoteSites, ServerWorkspace, SiteLostError
 from fedhelp_med.federation.nvflare.script import Participant
 from fedhelp_med.federation.nvflare.selection import BestModel, cross_evaluate
 from fedhelp_med.federation.nvflare.wire import (
@@ -110,50 +109,6 @@ def test_a_participant_says_where_its_own_things_are(federation_file, tmp_path, 
     places.write_text(yaml.safe_dump({"datalist": "mine/datalist.json"}))
     with pytest.raises(InputError, match="has to be a mapping of data, public, ledger, bundle, model"):
         read_plan(tmp_path / "fedhelp.json")
-
-
-class Wire:
-    """Tasks that reach participants in this process, as JSON and arrays, in threads as NVFlare does."""
-
-    def __init__(self, plan, folder: Path, absent=()):
-        self.plan, self.folder, self.absent = plan, folder, set(absent)
-        self.participants: dict[str, Participant] = {}
-        self.gone: set[str] = set()
-        self.log: list[tuple[str, str]] = []
-
-    def connected(self):
-        return [site.name for site in self.plan.file.sites if site.name not in self.absent]
-
-    def lost(self, site):
-        return site in self.gone
-
-    def aborted(self):
-        return False
-
-    def start(self, name, monkeypatch):
-        monkeypatch.setenv("FEDHELP_RUN", str(self.folder / name))
-        self.participants[name] = Participant(self.plan.for_site(name), name)
-
-    def hand_out(self, site, step, meta, arrays, on_result):
-        self.log.append((site, step))
-        if site in self.gone:
-            return
-        meta = json.loads(json.dumps(meta))
-        arrays = None if arrays is None else {key: np.array(value) for key, value in arrays.items()}
-
-        class Result:
-            pass
-
-        def work():
-            told, update = self.participants[site].answer(meta, arrays)
-            result = Result()
-            result.meta, result.params = {REPORT: json.dumps(told)}, update
-            on_result(result)
-
-        # One after the other: torch's random streams belong to the process, and sites have processes of their own.
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
 
 
 @pytest.fixture
@@ -298,50 +253,3 @@ def test_what_a_foreign_site_sends_is_not_trusted(tmp_path):
 
     ((name, outcome),) = RemoteSites(Tasks(), ["a"], ServerWorkspace(tmp_path), "main").each("train", 1, None, {})
     assert name == "a" and isinstance(outcome, FedHelpError) and "cannot be read" in str(outcome)
-
-
-def foundation_model(folder: Path) -> Path:
-    """A linear model in TorchScript with its description."""
-    folder.mkdir(parents=True)
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 2))
-    torch.jit.script(network).save(str(folder / "model.ts"))
-    about = {"name": "linear", "version": "1", "torchscript": "model.ts", "classes": ["class 0", "class 1"]}
-    file = folder / "foundation.json"
-    file.write_text(json.dumps(about | {"input": {"channels": 1, "size": [16, 16]}}))
-    return file
-
-
-def test_the_acquisition_is_a_job_of_one_round(federation_file, tmp_path, monkeypatch):
-    public = write_site(tmp_path / "public", training=5, seed=9, labelled=False)
-    public.write_text(json.dumps(json.loads(public.read_text()) | {"public": True}))
-    path = federation_file(public={"data": "public/datalist.json"}, foundation={"ledger": "knowledge.sqlite"})
-    file, model = read_federation_file(path), foundation_model(tmp_path / "model")
-    export_acquisition(file, path, model, "hospital-a", tmp_path / "job")
-    assert sorted(folder.name for folder in (tmp_path / "job").glob("app_*")) == ["app_hospital-a", "app_server"]
-    assert "foundation.json" in (tmp_path / "job/app_hospital-a/custom/fedhelp.json").read_text()
-
-    plan = read_plan(tmp_path / "job/app_hospital-a/custom/fedhelp.json")
-    wire = Wire(plan, tmp_path / "wire")
-    wire.start("hospital-a", monkeypatch)
-    workspace = ServerWorkspace(tmp_path / "wire/server")
-    for _ in range(2):
-        acquire_once(wire, plan, workspace)
-    first, second = workspace.events()
-    assert (first["site"], first["asked"], first["already_known"]) == ("hospital-a", 5, 0)
-    assert (second["asked"], second["already_known"]) == (0, 5)  # once, and never again
-    assert wire.log == [("hospital-a", "acquire")] * 2
-    assert (tmp_path / "knowledge.sqlite").is_file()
-
-    model.unlink()
-    with pytest.raises(FedHelpError, match=r"acquisition failed: hospital-a: InputError; its own events\.jsonl"):
-        acquire_once(wire, plan, workspace)
-    with pytest.raises(InputError, match=r"--at: .* has no site 'clinic-x'"):
-        export_acquisition(file, path, model, "clinic-x", tmp_path / "other")
-
-
-def test_a_site_does_not_acquire_in_a_job_of_training(federation_file, tmp_path, monkeypatch):
-    monkeypatch.setenv("FEDHELP_RUN", str(tmp_path / "run"))
-    plan = plan_of(load_federation(federation_file()), {}).for_site("clinic-a")
-    request = {"part": "main", "step": "acquire", "committed": None, "arguments": []}
-    told, _ = Participant(plan, "clinic-a").answer({"fedhelp_request": json.dumps(request)}, None)
-    assert told["error"].startswith("clinic-a: FedHelpError")

@@ -7,7 +7,7 @@ from typing import Any
 
 from nvflare.apis.client import Client
 from nvflare.apis.controller_spec import ClientTask, Task
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_constant import ReservedTopic, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
@@ -20,10 +20,14 @@ from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.federation.hosts import Hosts
 from fedhelp_med.federation.loading import Federation, save_federation
 from fedhelp_med.federation.nvflare.plan import PLAN, Plan, read_plan, server_federation
+from fedhelp_med.federation.nvflare.pulse import Pulse
 from fedhelp_med.federation.nvflare.remote import RemoteSites, ServerWorkspace, acquire_once
 from fedhelp_med.federation.nvflare.selection import BestModel, cross_evaluate
 from fedhelp_med.federation.runner import run_methods
 from fedhelp_med.federation.workspace import Workspace
+
+ANSWER_SECONDS = 5.0
+"""How long a site's process may take to say that it is there."""
 
 
 class FedHelpController(Controller):  # type: ignore[misc]  # NVFlare is untyped here
@@ -33,12 +37,15 @@ class FedHelpController(Controller):  # type: ignore[misc]  # NVFlare is untyped
     the job with a panic, which NVFlare reports as a failed job.
 
     Args:
+        silence: seconds after which a site that does not answer is held for gone, which ends the job.
         plan: the name of the plan's file in the app's ``custom`` folder.
     """
 
-    def __init__(self, plan: str = PLAN) -> None:
+    def __init__(self, silence: float, plan: str = PLAN) -> None:
         super().__init__(task_check_period=0.05)
         self._plan_name = plan
+        self._silence = silence
+        self._pulse: Pulse
         self._context: FLContext
         self._signal: Signal
 
@@ -51,8 +58,10 @@ class FedHelpController(Controller):  # type: ignore[misc]  # NVFlare is untyped
         """Run the federation to its end."""
         self._signal, self._context = abort_signal, fl_ctx
         workspace = ServerWorkspace(self._plan.folder().absolute())
+        self._pulse = Pulse(self._answering, self.connected(), self._silence)
         try:
-            self._run(workspace)
+            with self._pulse:
+                self._run(workspace)
         except Exception as error:
             reason = str(error) if isinstance(error, FedHelpError) else f"{type(error).__name__}: {error}"
             workspace.record("job_failed", error=reason, traceback=traceback.format_exc())
@@ -72,8 +81,8 @@ class FedHelpController(Controller):  # type: ignore[misc]  # NVFlare is untyped
         return [client.name for client in self._context.get_engine().get_clients()]
 
     def lost(self, site: str) -> bool:
-        """Whether NVFlare holds a site for gone."""
-        return self.get_client_disconnect_time(site) is not None
+        """Whether NVFlare holds a site for gone, or its process has been silent for too long."""
+        return self.get_client_disconnect_time(site) is not None or self._pulse.silent(site)
 
     def aborted(self) -> bool:
         """Whether the job is to end."""
@@ -94,6 +103,20 @@ class FedHelpController(Controller):  # type: ignore[misc]  # NVFlare is untyped
         name = AppConstants.TASK_TRAIN if step == "train" else AppConstants.TASK_VALIDATION
         task = Task(name=name, data=FLModelUtils.to_shareable(model), result_received_cb=received)
         self.broadcast(task=task, fl_ctx=self._context, targets=[site], min_responses=1)
+
+    def _answering(self) -> list[str]:
+        """Return the names of the sites whose process of this job answers."""
+        engine = self._context.get_engine()
+        with engine.new_context() as context:
+            replies = engine.send_aux_request(
+                targets=self.connected(),
+                topic=ReservedTopic.JOB_HEART_BEAT,
+                request=Shareable(),
+                timeout=ANSWER_SECONDS,
+                fl_ctx=context,
+                optional=True,
+            )
+        return [name for name, reply in (replies or {}).items() if reply.get_return_code() == ReturnCode.OK]
 
     def _run(self, workspace: ServerWorkspace) -> None:
         if self._plan.acquire is not None:

@@ -29,7 +29,10 @@ FETCH_SECONDS = 0.2
 """How long a site waits before it asks for its next task (NVFlare's default is 2)."""
 
 GRACE_SECONDS = 20.0
-"""How long a site whose process died may stay away before the job ends (NVFlare's default is 60)."""
+"""How long a site that was reported dead may stay away before the job ends (NVFlare's default is 60)."""
+
+SILENCE_SECONDS = 600.0
+"""How long a site may be silent before the job ends: NVFlare's server is as patient with a client's heartbeats."""
 
 
 def export_job(federation: Federation, out: Path) -> Plan:
@@ -79,15 +82,22 @@ def _check_empty(out: Path) -> None:
         raise InputError(f"{out}: exists and is not empty; choose another --out")
 
 
-def write_job(plan: Plan, bundle: Path, folder: Path) -> None:
-    """Write a plan's job into an empty folder; a bundle that is not a shipped one travels with it."""
+def write_job(plan: Plan, bundle: Path, folder: Path, silence: float = SILENCE_SECONDS) -> None:
+    """Write a plan's job into an empty folder; a bundle that is not a shipped one travels with it.
+
+    Args:
+        plan: the whole federation's.
+        bundle: its folder.
+        folder: the job's.
+        silence: seconds after which a site that does not answer is held for gone.
+    """
     names = sorted(site.name for site in plan.file.sites)
     own_bundle = bundle.parent.resolve() != SHIPPED_BUNDLES.resolve()
     if own_bundle:
         file = plan.file.model_copy(update={"bundle": "bundle"})
         plan = dataclasses.replace(plan, file=file)
     for app, part, config in [
-        ("app_server", plan.for_server(), _server_config()),
+        ("app_server", plan.for_server(), _server_config(silence)),
         *((f"app_{name}", plan.for_site(name), _client_config()) for name in names),
     ]:
         custom = folder / app / "custom"
@@ -115,7 +125,7 @@ def _meta(plan: Plan, names: list[str]) -> dict[str, Any]:
     }
 
 
-def _server_config() -> dict[str, Any]:
+def _server_config(silence: float) -> dict[str, Any]:
     return {
         "format_version": 2,
         "server": {"task_request_interval": FETCH_SECONDS},
@@ -129,7 +139,13 @@ def _server_config() -> dict[str, Any]:
                 "args": {"events": [f"fed.{EVENTS}"]},
             }
         ],
-        "workflows": [{"id": "fedhelp", "path": f"{ROOM}.controller.FedHelpController", "args": {"plan": PLAN}}],
+        "workflows": [
+            {
+                "id": "fedhelp",
+                "path": f"{ROOM}.controller.FedHelpController",
+                "args": {"plan": PLAN, "silence": silence},
+            }
+        ],
     }
 
 

@@ -48,7 +48,7 @@ class Tasks(Protocol):
         """Send a task to one site; ``on_result(result)`` is called with its result, or with the reason as text."""
 
     def lost(self, site: str) -> bool:
-        """Whether NVFlare holds a site for gone."""
+        """Whether a site is gone."""
 
     def aborted(self) -> bool:
         """Whether the job is to end."""
