@@ -1,5 +1,7 @@
 """Sphinx configuration: ``make docs`` builds the pages and the reference into ``docs/_build/html``."""
 
+from pygments.lexers.special import TextLexer
+
 from fedhelp_med import __version__
 
 project = "fedhelp-med"
@@ -26,3 +28,8 @@ suppress_warnings = ["ref.python"]  # an attribute called ``bytes`` makes the ty
 html_theme = "pydata_sphinx_theme"
 html_title = "fedhelp-med"
 html_theme_options = {"navigation_with_keys": True, "show_toc_level": 2, "footer_start": [], "footer_end": []}
+
+
+def setup(app):
+    """Let fences name ``csv``, for which Pygments has no lexer."""
+    app.add_lexer("csv", TextLexer)

@@ -127,7 +127,8 @@ class Runner:
                 self.server.round += 1
                 self._round()
             final = self._message(self.server.round) if self.method.exchange == "weights" else None
-            reports = self._collect("test", self.server.round, final)
+            told = {site.name: dict(self.server.signals) for site in self.federation.sites}
+            reports = self._collect("test", self.server.round, final, told)
             if not reports:
                 raise FedHelpError("testing: it failed at every site; see events.jsonl")
         for name, report in reports.items():

@@ -170,8 +170,11 @@ class SiteHost:
                 report.counts = client.count_recognised(_exchange(weights))
         return report
 
-    def test(self, number: int, weights: Path | None) -> SiteReport:
-        """Evaluate every network on the testing split and keep those that the site deploys."""
+    def test(self, number: int, weights: Path | None, signals: Mapping[str, dict[str, Any]]) -> SiteReport:
+        """Evaluate every network on the testing split and keep those that the site deploys.
+
+        ``signals`` is what each site is told for its fine-tuning, by site.
+        """
         start = time.perf_counter()
         report = SiteReport()
         with self._failing_safely():
@@ -179,7 +182,7 @@ class SiteHost:
             if isinstance(client, PersonalClient):  # a stock client knows neither splits nor networks of its own
                 exchanged = ("global",) if weights is not None else ()
                 if isinstance(client, FedHelpAlgo):
-                    report.choice = self._choose(client, number, weights, report)
+                    report.choice = self._choose(client, number, weights, signals.get(self.job.name, {}), report)
                 report.rows += self._evaluate(number, "deployed", "validation", weights, report)
                 self._keep_studies("deployed", "validation")
                 for model in (*client.models, *exchanged, "deployed"):
@@ -257,7 +260,9 @@ class SiteHost:
             writer.writerows([number, *(f"{value:.6g}" for value in row)] for number, row in enumerate(table.tolist()))
             write_text(studies_file(self.job.folder, model, split), text.getvalue())
 
-    def _choose(self, client: FedHelpAlgo, number: int, weights: Path | None, report: SiteReport) -> Choice | None:
+    def _choose(
+        self, client: FedHelpAlgo, number: int, weights: Path | None, signals: dict[str, Any], report: SiteReport
+    ) -> Choice | None:
         """Let the site's validation studies decide what it deploys, where the method wants that."""
         job = self.job
         if not job.chooses or "validation" not in job.splits:
@@ -266,7 +271,7 @@ class SiteHost:
             client.add_network("local", load_tensors(job.reference))
         if weights is not None:
             begin = time.perf_counter()
-            client.fine_tune(_exchange(weights), {ROUND: number, ROUNDS: job.rounds})
+            client.fine_tune(_exchange(weights), {ROUND: number, ROUNDS: job.rounds, SIGNALS: signals})
             report.engine_seconds += time.perf_counter() - begin
         singles = (*client.models, *(("global",) if weights is not None else ()), *client.added)
         candidates = []

@@ -2,8 +2,10 @@
 
 import base64
 import dataclasses
+import io
 import json
 import threading
+import zipfile
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +22,7 @@ from dicom_samples import oblique, ramp, write_radiograph, write_series
 from docs_blocks import ROOT, blocks
 from docs_follow import Follower
 from mask_sites import TINY, write_crops, write_mask_site
+from PIL import Image
 from torch import nn
 
 from fedhelp_med.cli import demo as demo_module
@@ -203,7 +206,13 @@ def results(page: Follower) -> None:
         arrays[f"{split}_images"] = rng.integers(0, 256, (count, 28, 28), np.uint8)
         arrays[f"{split}_labels"] = (np.arange(count) % 2).astype(np.uint8)[:, None]
     np.savez(page.folder / "pneumoniamnist.npz", **arrays)
+    with zipfile.ZipFile(page.folder / "mednist_300_per_class.zip", "w") as archive:
+        for index in range(12):
+            picture = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(picture, "JPEG")
+            archive.writestr(f"pictures/{('CXR', 'Hand')[index % 2]}/{index}.jpeg", picture.getvalue())
     write_crops(page.folder / "wbc_jiangxi", 32)
+    write_crops(page.folder / "wbc_cellavision", 20, seed=1)
 
 
 def segmentation(page: Follower) -> None:

@@ -34,6 +34,8 @@ class Change(NamedTuple):
 INSTALLS = "asks a package registry, and would change the environment that the tests run in"
 EXTRAS = "tests/docs/test_docs_followed.py::test_every_extra"  # the extra exists; the tests run with all of dev's
 TRITON, LABEL = "Makefile::$(TRITON)/.installed", "Makefile::$(LABEL)/.installed"
+HOURS = "trains more than a hundred small federations"
+WORTH = "tests/experiments/test_guidance_experiment.py::guidance.main()"
 PRODUCTION = "needs the server of a provisioned project"
 
 ELSEWHERE = (
@@ -71,6 +73,12 @@ ELSEWHERE = (
         "label/bin/pip install --no-deps fedhelp-med",
         f"{INSTALLS}; the package's folder is put on the path",
         "tests/export/test_monai_label.py::packages",
+    ),
+    Elsewhere(
+        "docs/results.md",
+        "python tests/experiments/guidance.py pneumonia pneumoniamnist.npz mednist_300_per_class.zip worth",
+        HOURS,
+        WORTH,
     ),
     Elsewhere("docs/serve-your-own-foundation-model.md", "python3 -m venv serve", INSTALLS, TRITON),
     Elsewhere(
@@ -131,6 +139,8 @@ CHANGES = (
     Change("docs/results.md", "--seeds 5", "--seeds 1 --workers 1", ONE_SEED),
     Change("docs/results.md", "--seeds 3", "--seeds 1 --workers 1", ONE_SEED),
     Change("docs/results.md", "--rounds 15", "--rounds 1", MINUTES),
+    Change("docs/results.md", "@rounds=20", "@rounds=2", MINUTES),
+    Change("docs/results.md", "@rounds=30", "@rounds=2", MINUTES),
     Change("docs/predict.md", "--rounds 2", "--rounds 1", MINUTES),
     Change("docs/predict.md", "RUN:SITE", "run:clinic-a", "a placeholder"),
     Change("docs/predict.md", "IMAGES", "sites/clinic-a/images", "a placeholder"),

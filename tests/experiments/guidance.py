@@ -30,6 +30,11 @@ STEPS = {"good": 700, "mediocre": 20}
 """Training steps of the two stand-in foundation models."""
 
 
+ROUNDS = 10
+SETTINGS: dict[str, float] = {}
+"""Settings of FedHelp other than the preset's."""
+
+
 @dataclass(frozen=True)
 class Task:
     """How a task is trained and where its private images are cut."""
@@ -79,9 +84,10 @@ def make_federations(name: str, data: Path, far: Path, out: Path) -> dict[tuple[
                 path = out / f"{images}-{public}-{quality}.yaml"
                 content = {
                     "name": path.stem,
-                    "rounds": 10,
+                    "rounds": ROUNDS,
                     "local_epochs": task.local_epochs,
                     "preset": "recommended",
+                    "settings": SETTINGS,
                     "bundle": task.bundle,
                     "overrides": task.overrides,
                     "public": {"data": str(images_only.relative_to(out))},
@@ -171,7 +177,7 @@ def results(files: dict[tuple[int, str, str], Path], out: Path, seeds: int) -> I
         p = sign_flip_test(gain.ravel(), random)
         yield (
             f"| {images} | {public} | {quality} | {without.mean():.3f} | {knowing.mean():.3f} | {gain.mean():+.3f} | "
-            f"{low:+.3f} to {high:+.3f} | {p:.3f} | {local.mean():.3f} |"
+            f"{low:+.3f} to {high:+.3f} | {'<0.001' if p < 0.001 else f'{p:.3f}'} | {local.mean():.3f} |"
         )
 
 

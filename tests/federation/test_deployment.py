@@ -10,6 +10,7 @@ from conftest import write_site
 from fedhelp_med.federation.deployment import Candidate, choose, scores
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.federation.runner import run_federation
+from fedhelp_med.handlers import CosineOverRounds
 
 COLUMNS = ("label", "p(a)", "p(b)")
 
@@ -98,6 +99,26 @@ def test_the_recommended_preset_warm_starts_gates_and_records_what_sites_deploy(
         assert all(
             (tmp_path / "run/sites" / event["site"] / f"deployed/{n}.safetensors").is_file() for n in event["networks"]
         )
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("gate", "rate"), [(-1, 2e-4), (1, 1e-3)], ids=["open", "shut"])
+def test_fine_tuning_learns_at_the_rate_of_the_last_round(federation_file, tmp_path, monkeypatch, gate, rate):
+    write_site(tmp_path / "public", training=16, seed=9)
+    rates = []
+    set_rate = CosineOverRounds.__call__
+
+    def watched(self, engine):
+        set_rate(self, engine)
+        rates.append((engine.state.federated_round, engine.optimizer.param_groups[0]["lr"]))
+
+    monkeypatch.setattr(CosineOverRounds, "__call__", watched)
+    settings = {"warm_start": 2, "large_warm_start": 1, "server_steps": 1, "gate": gate}
+    path = federation_file(preset="recommended", public={"data": "public/datalist.json"}, settings=settings)
+    run_federation(load_federation(path), tmp_path / "run")
+    trained, tuned = rates[:-4], rates[-4:]
+    assert [rate for number, rate in trained if number == 2] == pytest.approx([rate] * 4)
+    assert [rate for _, rate in tuned] == pytest.approx([rate] * 4)
 
 
 @pytest.mark.integration
