@@ -29,8 +29,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Python's UTF-8 mode: a library that sets the locale of a test process must not decide how later tests read files.
 unit: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not service and not benchmark"
+	PYTHONUTF8=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not service and not benchmark"
 
 docs: setup
 	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html

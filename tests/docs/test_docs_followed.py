@@ -70,7 +70,7 @@ def test_what_is_not_executed_is_covered_elsewhere(entry) -> None:
 
 
 def test_every_extra_that_is_installed_exists() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     named = [
         extra
         for block in blocks(*SHELL)

@@ -22,4 +22,4 @@ def test_the_pages_and_the_reference_build_without_a_warning(tmp_path: Path) -> 
     assert build.returncode == 0, build.stderr
     for page in DOCS.glob("*.md"):
         assert (tmp_path / "html" / f"{page.stem}.html").is_file()
-    assert "ForwardDistillationLoss" in (tmp_path / "html" / "reference.html").read_text()
+    assert "ForwardDistillationLoss" in (tmp_path / "html" / "reference.html").read_text("utf-8")
