@@ -4,6 +4,7 @@ from fedhelp_med.handlers.consensus import Messenger, PublicConsensus
 from fedhelp_med.handlers.dice import DICE_MEAN, StudyDice, dice_metrics, dice_names, study_dice
 from fedhelp_med.handlers.distillation import BackwardDistillation, ForwardDistillation, RankingDistillation
 from fedhelp_med.handlers.guidance import KNOWLEDGE, FoundationGuidance
+from fedhelp_med.handlers.image_weights import ClassBalance, ImageWeights, Nearness, nearness
 from fedhelp_med.handlers.learning_rate import CosineOverRounds
 from fedhelp_med.handlers.mean_loss import MeanLoss
 from fedhelp_med.handlers.metrics import (
@@ -26,15 +27,18 @@ __all__ = [
     "GATE",
     "KNOWLEDGE",
     "BackwardDistillation",
+    "ClassBalance",
     "Constant",
     "CosineOverRounds",
     "FirstPart",
     "ForwardDistillation",
     "FoundationGuidance",
+    "ImageWeights",
     "LinearWarmUp",
     "LossTerm",
     "MeanLoss",
     "Messenger",
+    "Nearness",
     "ProximalTerm",
     "PublicConsensus",
     "PublicWarmStart",
@@ -53,6 +57,7 @@ __all__ = [
     "dice_metrics",
     "dice_names",
     "logits_and_labels",
+    "nearness",
     "recognised",
     "study_dice",
 ]

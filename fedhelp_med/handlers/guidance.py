@@ -10,10 +10,12 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from fedhelp_med.common.errors import InputError
+from fedhelp_med.handlers.image_weights import ClassBalance, ImageWeights, Nearness, pooled
 from fedhelp_med.handlers.projection import projected
 from fedhelp_med.handlers.schedule import Schedule
 from fedhelp_med.handlers.term import LossTerm
 from fedhelp_med.losses import EmbeddingDistillationLoss, ForwardDistillationLoss, class_indices
+from fedhelp_med.losses.forward import weighted_mean
 from fedhelp_med.networks import FeatureTap, auxiliary_head, frozen_statistics
 
 KNOWLEDGE = "knowledge"
@@ -33,6 +35,9 @@ class FoundationGuidance(LossTerm):
     dense network), lambda weighs the distance of the two (:class:`EmbeddingDistillationLoss`), and public labels are
     not used: g has no classes.
 
+    With ``weights``, both terms are means over the public images (in dense output: positions) in which some count more:
+    those of rarer classes (:class:`ClassBalance`) or near the site's own images (:class:`Nearness`).
+
     The public batch does not move running statistics.
 
     Args:
@@ -51,10 +56,12 @@ class FoundationGuidance(LossTerm):
         kind: of F's knowledge.
         embedding_loss: ``cosine`` or ``mse``.
         trust: a factor of lambda: how good F is known to be.
+        weights: of the public images: ``equal``, ``class`` or ``nearness``. ``class`` takes a torch loader of a MONAI
+            dataset, whose items it counts.
 
     Raises:
-        InputError: for an unknown ``target`` or ``head``, an embedding that should act through the task head, or a
-            batch with nothing to learn from.
+        InputError: for an unknown ``target``, ``head`` or ``weights``, an embedding that should act through the task
+            head or be balanced by class, or a batch with nothing to learn from.
     """
 
     name = "guidance"
@@ -75,6 +82,7 @@ class FoundationGuidance(LossTerm):
         kind: Literal["logits", "mask logits", "embedding"] = "logits",
         embedding_loss: Literal["cosine", "mse"] = "cosine",
         trust: float = 1.0,
+        weights: Literal["equal", "class", "nearness"] = "equal",
     ) -> None:
         super().__init__(weight)
         if target not in ("auxiliary", "task"):
@@ -91,28 +99,45 @@ class FoundationGuidance(LossTerm):
         )
         self.project = project
         self.label_loss = label_loss
+        self.image_weights = ImageWeights()
+        if weights == "class":
+            self.image_weights = ClassBalance(_answers(public_loader), kind)
+        elif weights == "nearness":
+            self.image_weights = Nearness(network, head)
+        elif weights != "equal":
+            raise InputError(f"guidance_weights: {weights!r} is unknown; choose equal, class or nearness")
         self._batches: Iterator[dict[str, Any]] = iter(())
         self.auxiliary: nn.Module | None = None
         if target == "auxiliary":
             self.auxiliary = auxiliary_head(network, head, channels)
             optimizer.add_param_group({"params": list(self.auxiliary.parameters())})
 
+    def attach(self, engine: Any) -> None:
+        """Register the term, and what its weights have to see, with a trainer."""
+        super().attach(engine)
+        self.image_weights.attach(engine)
+
     def start(self, engine: Any) -> None:
         """Begin a new pass through the public set, so that a round does not depend on the rounds before it."""
         super().start(engine)
+        self.image_weights.start()
         self._batches = cycled(self.public_loader)
 
     def term(self, engine: Any) -> Tensor:
         """Return the public loss of the next public batch."""
         batch = next(self._batches)
         image = torch.as_tensor(batch[Keys.IMAGE]).to(engine.state.device, non_blocking=engine.non_blocking)
-        logits = self._logits(image)
+        answer, tap = self._answer(image)
+        knowledge = None
+        if KNOWLEDGE in batch and self.knowledge_weight != 0:
+            knowledge = torch.as_tensor(batch[KNOWLEDGE]).to(answer.device, answer.dtype)
+        weights = self.image_weights(knowledge, tap)
         terms: list[Tensor] = []
         if Keys.LABEL in batch and not self.is_embedding:
-            terms.append(self._supervised(logits, torch.as_tensor(batch[Keys.LABEL]).to(logits.device)))
-        if KNOWLEDGE in batch and self.knowledge_weight != 0:
-            knowledge = torch.as_tensor(batch[KNOWLEDGE]).to(logits.device, logits.dtype)
-            terms.append(self.knowledge_weight * self.distillation(logits, knowledge))
+            labels = torch.as_tensor(batch[Keys.LABEL]).to(answer.device)
+            terms.append(self._supervised(answer, labels, weights))
+        if knowledge is not None:
+            terms.append(self.knowledge_weight * self.distillation(answer, knowledge, weights))
         if not terms:
             absent = "no embedding" if self.is_embedding else "neither a label nor the foundation model's knowledge"
             raise InputError(f"public batch: it has {absent} to learn from")
@@ -122,22 +147,27 @@ class FoundationGuidance(LossTerm):
         heads = () if self.auxiliary is None else self.auxiliary.parameters()
         return projected(total, engine.state.output[self.loss_key], (*self.network.parameters(), *heads))
 
-    def _supervised(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _supervised(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         if self.label_loss is None:
-            return cross_entropy(logits, class_indices(labels, logits))
-        loss: Tensor = self.label_loss(logits, labels)
-        return loss
+            indices = class_indices(labels, logits)
+            if weights is None:
+                return cross_entropy(logits, indices)
+            return weighted_mean(cross_entropy(logits, indices, reduction="none"), weights)
+        if weights is None:
+            loss: Tensor = self.label_loss(logits, labels)
+            return loss
+        # Of a loss that is given only an image's whole value is known: it counts by the mean weight of its positions.
+        losses = [self.label_loss(*image) for image in zip(logits[:, None], labels[:, None], strict=True)]
+        return weighted_mean(torch.stack(losses), weights.reshape(len(weights), -1).mean(1))
 
-    def _logits(self, image: Tensor) -> Tensor:
-        with frozen_statistics(self.network):
-            if self.auxiliary is None:
-                logits: Tensor = self.network(image)
-                return logits
+    def _answer(self, image: Tensor) -> tuple[Tensor, FeatureTap]:
+        """Return what the head through which guidance acts says of the images, and the tap on what it reads."""
+        with frozen_statistics(self.network), FeatureTap(self.network, self.head_name) as tap:
+            answer: Tensor = self.network(image)
+        if self.auxiliary is not None:
             self.auxiliary.train()
-            with FeatureTap(self.network, self.head_name) as tap:
-                self.network(image)
-            guided: Tensor = self.auxiliary(tap.features)
-        return guided.flatten(2).mean(2) if self.is_embedding and guided.ndim > 2 else guided
+            answer = self.auxiliary(tap.features)
+        return (pooled(answer) if self.is_embedding else answer), tap
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the auxiliary head's state: personal, kept at the site, never exchanged."""
@@ -162,3 +192,9 @@ def cycled(loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield batch
         if empty:
             raise InputError("public set: it gives no batch; lower its batch size or add images")
+
+
+def _answers(loader: Any) -> list[Any]:
+    """Return the foundation model's answers to a loader's images; no image is read."""
+    items = getattr(getattr(loader, "dataset", None), "data", ())
+    return [item[KNOWLEDGE] for item in items if KNOWLEDGE in item]

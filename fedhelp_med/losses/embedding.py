@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, mse_loss
 
 from fedhelp_med.common.errors import InputError
+from fedhelp_med.losses.forward import weighted_mean
 from fedhelp_med.losses.logits import check_pair
 
 Form = Literal["cosine", "mse"]
@@ -37,19 +38,22 @@ class EmbeddingDistillationLoss(nn.Module):
             raise InputError(f"embedding loss: {form!r} is unknown; choose cosine or mse")
         self.form = form
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
             student: ``B, D``.
             teacher: the same shape.
+            weights: of the images in the mean, ``B``; None is 1 everywhere.
 
         Raises:
-            LogitsError: (a ``ValueError``) if the shapes differ.
+            LogitsError: (a ``ValueError``) if the shapes differ or the weights do not fit.
         """
         check_pair(student, teacher)
         student = student.to(torch.promote_types(student.dtype, torch.float32))
         teacher = teacher.detach().to(student.dtype)
         if self.form == "mse":
-            return mse_loss(student, teacher)
-        return (1 - cosine_similarity(student, teacher, dim=1)).mean()
+            if weights is None:
+                return mse_loss(student, teacher)
+            return weighted_mean(mse_loss(student, teacher, reduction="none"), weights)
+        return weighted_mean(1 - cosine_similarity(student, teacher, dim=1), weights)

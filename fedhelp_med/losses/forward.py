@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedhelp_med.common.errors import InputError
-from fedhelp_med.losses.logits import prepare_pair
+from fedhelp_med.losses.logits import LogitsError, prepare_pair
 
 
 class ForwardDistillationLoss(nn.Module):
@@ -37,19 +37,40 @@ class ForwardDistillationLoss(nn.Module):
             raise InputError(f"temperature is {temperature}; it must be a positive number, such as 1.0")
         self.temperature = temperature
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar.
 
         Args:
             student_logits: ``B, C[, H, W[, D]]``; one channel counts as the two logits (0, z).
             teacher_logits: the same shape.
+            weights: of the images, ``B``, or the positions, ``B, H, W[, D]``, in the mean; None is 1 everywhere.
 
         Raises:
-            LogitsError: (a ``ValueError``) if the shapes differ or have no channel dimension.
+            LogitsError: (a ``ValueError``) if the shapes differ or have no channel dimension, or weights do not fit.
         """
         student, teacher = prepare_pair(student_logits, teacher_logits)
         student_log = functional.log_softmax(student / self.temperature, dim=1)
         teacher_log = functional.log_softmax(teacher.to(student.dtype) / self.temperature, dim=1)
         # Never kl_div's own mean (1/C of this) or batchmean (H*W*D times this in dense output).
         divergence = functional.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(dim=1)
-        return divergence.mean() * self.temperature**2
+        return weighted_mean(divergence, weights) * self.temperature**2
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean of ``weights * values``: divided by the number of values, not by the sum of the weights.
+
+    Args:
+        values: ``B[, ...]``.
+        weights: the same shape, or as much of its beginning as there is (``B``); None is 1 everywhere.
+
+    Raises:
+        LogitsError: (a ``ValueError``) if the shapes do not begin alike.
+    """
+    if weights is None:
+        return values.mean()
+    if weights.shape != values.shape[: weights.ndim]:
+        raise LogitsError(
+            f"the weights have the shape {tuple(weights.shape)} but what they weigh {tuple(values.shape)}; "
+            "give a weight for each image or for each of its positions"
+        )
+    return (values * weights.reshape(*weights.shape, *(1,) * (values.ndim - weights.ndim))).mean()

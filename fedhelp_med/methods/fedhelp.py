@@ -38,6 +38,8 @@ class FedHelpSettings(Settings):
         margin: of the margin form, in logits.
         ranking_trust: weigh each sample by the agreement of the two networks.
         guidance_project: take away what opposes the private gradient.
+        guidance_weights: of the public images in guidance: all ``equal``; by ``class``, more where the foundation
+            model's likeliest class is rarer in the public set; by ``nearness`` of their features to the site's own.
         warm_start: steps in which the server, before round 1, trains the global network on the foundation model's
             answers through the task head; 0 for none. Only where the foundation model's classes are the task's.
         large_warm_start: the same at large sites for their large networks.
@@ -66,6 +68,7 @@ class FedHelpSettings(Settings):
     margin: float = Field(0.1, ge=0)
     ranking_trust: bool = False
     guidance_project: bool = False
+    guidance_weights: Literal["equal", "class", "nearness"] = "equal"
     warm_start: int = Field(0, ge=0)
     large_warm_start: int = Field(0, ge=0)
     gate: float = Field(0.45, ge=-1, le=1)
@@ -189,6 +192,7 @@ class FedHelp(Method):
                 kind="$getattr(@public#knowledge, 'kind', 'logits')",
                 trust=TRUST,
                 project=self.settings.guidance_project,
+                weights=self.settings.guidance_weights,
             )
         ]
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import combinations
 from pathlib import Path
 
 import nibabel
@@ -13,6 +14,7 @@ from mask_sites import CLASSES, SEGMENTATION, TINY, write_mask_site
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
+from safetensors.torch import load_file
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.federation.loading import load_federation
@@ -103,6 +105,21 @@ def test_the_paper_preset_guides_and_distils(federation_of, tmp_path):
     deployed = {row.metric: row.value for row in workspace.final() if (row.site, row.model) == ("clinic-a", "deployed")}
     for column, name in enumerate(header[1:], 1):
         assert np.mean([float(line[column]) for line in lines]) == pytest.approx(deployed[name], abs=1e-5)
+
+
+def test_weights_of_public_images_reach_the_surrogates(data, federation_of, tmp_path):
+    sites = [{"name": name, "role": "small", "data": str(data / "sites" / name / "datalist.json")}
+             for name in ("clinic-a", "clinic-b")]  # fmt: skip
+    guidance, states = {}, {}
+    for weights in ("equal", "class", "nearness"):
+        path = federation_of(preset="paper", settings={"guidance_weights": weights}, rounds=1, sites=sites)
+        workspace = run_federation(load_federation(path), tmp_path / weights)
+        (event,) = (event for event in workspace.events() if event["event"] == "round")
+        guidance[weights] = event["sites"]["clinic-a"]["loss_terms"]["guidance"]
+        states[weights] = load_file(tmp_path / weights / "global/round-0001/model.safetensors")
+    assert all(value > 0 for value in guidance.values()) and len(set(guidance.values())) == 3
+    for one, other in combinations(states.values(), 2):
+        assert max(float((one[key] - other[key]).abs().max()) for key in one) > 1e-4
 
 
 def test_the_recommended_preset_opens_its_gate_and_warms_up(federation_of, tmp_path):

@@ -19,6 +19,17 @@ def test_mse_by_hand():
     assert float(loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 1.0]]))) == pytest.approx((4 + 1) / 2)
 
 
+def test_weights_by_hand():
+    student = torch.tensor([[3.0, 4.0], [1.0, 0.0], [2.0, 0.0]])
+    teacher = torch.tensor([[4.0, 3.0], [0.0, 7.0], [-1.0, 0.0]])
+    weights = torch.tensor([1.0, 0.5, 2.0])
+    cosine, mse = EmbeddingDistillationLoss(), EmbeddingDistillationLoss("mse")
+    assert float(cosine(student, teacher, weights)) == pytest.approx((1 / 25 + 0.5 + 2 * 2) / 3)
+    assert float(mse(student, teacher, weights)) == pytest.approx((2 / 2 + 0.5 * 50 / 2 + 2 * 9 / 2) / 3)
+    for loss in (cosine, mse):
+        torch.testing.assert_close(loss(student, teacher, torch.ones(3)), loss(student, teacher))
+
+
 def test_the_length_matters_to_one_of_them():
     student, teacher = torch.randn(6, 5), torch.randn(6, 5)
     cosine, mse = EmbeddingDistillationLoss(), EmbeddingDistillationLoss("mse")
@@ -49,5 +60,7 @@ def test_half_precision_and_a_zero_vector():
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(2, 4\)"):
         EmbeddingDistillationLoss()(torch.randn(2, 3), torch.randn(2, 4))
+    with pytest.raises(ValueError, match=r"weights have the shape \(1,\)"):
+        EmbeddingDistillationLoss()(torch.randn(2, 3), torch.randn(2, 3), torch.ones(1))
     with pytest.raises(InputError, match="'l1' is unknown; choose cosine or mse"):
         EmbeddingDistillationLoss("l1")  # type: ignore[arg-type]

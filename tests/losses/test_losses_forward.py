@@ -130,3 +130,43 @@ def test_the_teachers_precision_does_not_decide_the_losss() -> None:
     value = ForwardDistillationLoss()(STUDENT, TEACHER.double())
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(KL, abs=1e-6)
+
+
+# Weights
+
+
+def test_images_are_weighed_by_hand() -> None:
+    # The same pair twice, and one image where student and teacher agree: (2 KL + 0.5 KL + 0) / 3
+    student, teacher = torch.cat([STUDENT] * 3), torch.cat([TEACHER, TEACHER, STUDENT])
+    value = ForwardDistillationLoss()(student, teacher, torch.tensor([2.0, 0.5, 9.0]))
+    assert value.item() == pytest.approx(2.5 / 3 * KL, abs=1e-6)
+
+
+def test_positions_are_weighed_by_hand() -> None:
+    # Four positions at T = 2, of which the weights leave one and a half: 2^2 * 1.5 / 4 * KL
+    student, teacher = (z.view(1, 2, 1, 1).expand(1, 2, 2, 2) for z in (STUDENT, 2 * TEACHER))
+    value = ForwardDistillationLoss(2.0)(student, teacher, torch.tensor([[[1.0, 0.5], [0.0, 0.0]]]))
+    assert value.item() == pytest.approx(4 * 1.5 / 4 * KL, abs=1e-6)
+
+
+def test_an_images_weight_is_that_of_its_positions() -> None:
+    student, teacher = torch.randn(2, 3, 4, 5, 6, 2)
+    weights = torch.rand(3)
+    positions = weights.view(3, 1, 1, 1).expand(3, 5, 6, 2)
+    loss = ForwardDistillationLoss()
+    torch.testing.assert_close(loss(student, teacher, weights), loss(student, teacher, positions))
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2, 5, 7)])
+def test_weights_of_one_are_none(shape: tuple[int, ...]) -> None:
+    student, teacher = torch.randn(2, *shape)
+    loss = ForwardDistillationLoss()
+    ones = torch.ones(shape[0], *shape[2:])
+    assert loss(student, teacher, ones).item() == loss(student, teacher).item()
+
+
+@pytest.mark.parametrize("shape", [(1,), (4,), (3, 1), (3, 6, 7)])
+def test_weights_that_would_be_broadcast_are_refused(shape: tuple[int, ...]) -> None:
+    student, teacher = torch.randn(2, 3, 5, 6)
+    with pytest.raises(InputError, match="the weights have the shape"):
+        ForwardDistillationLoss()(student, teacher, torch.ones(shape))

@@ -51,10 +51,12 @@ def test_settings_reach_the_handlers() -> None:
         "ranking": 0.1,
         "top_k": 2,
         "margin": 0.4,
+        "guidance_weights": "nearness",
     }
     (guidance,) = plan_of("fedhelp", "paper", "small", **wanted).handlers
     forward, ranking = plan_of("fedhelp", "paper", "large", **wanted).handlers
     assert {"weight": 0.5, "knowledge_weight": 0.7, "target": "task", "temperature": 2.0}.items() <= guidance.items()
+    assert guidance["weights"] == "nearness"
     assert {"weight": 0.3, "temperature": 2.0}.items() <= forward.items()
     assert {"weight": 0.1, "loss": "margin", "top_k": 2, "margin": 0.4}.items() <= ranking.items()
 
@@ -80,6 +82,7 @@ def test_every_ranking_loss_can_be_chosen(loss: str) -> None:
         ("top_k", 0),
         ("top_k", 1.5),
         ("margin", -0.1),
+        ("guidance_weights", "rarity"),
         ("forward", "much"),
         ("learning_rate", 0),
         ("decay", 1.1),

@@ -72,7 +72,7 @@ class Knowing(nn.Module):
     """A foundation model: the centre's brightness decides."""
 
     def forward(self, image: Tensor) -> Tensor:
-        centre = image[:, 0, 4:12, 4:12].mean((1, 2)) / 50 - 2
+        centre = 20 * (image[:, 0, 4:12, 4:12].mean((1, 2)) - 0.745)  # one public image of six is bright
         return torch.stack((-centre, centre), 1)
 
 
@@ -167,9 +167,9 @@ def copy_of(network: nn.Module) -> State:
     return {key: value.clone() for key, value in network.state_dict().items()}
 
 
-def kl(teacher: Tensor, student: Tensor) -> Tensor:
+def kl(teacher: Tensor, student: Tensor, weights: float | Tensor = 1.0) -> Tensor:
     p = softmax(teacher.detach(), 1)
-    return (p * (p.log() - log_softmax(student, 1))).sum(1).mean()
+    return (weights * (p * (p.log() - log_softmax(student, 1))).sum(1)).mean()
 
 
 def averaged(
@@ -326,11 +326,28 @@ def test_fml_teaches_whole_soft_labels_both_ways(run, world) -> None:
         assert_same(deployed(root, name, "large"), copy_of(network))
 
 
-def test_fedhelp_guides_distils_forward_and_ranks_backward(run, world) -> None:
+def weights_of(form: str, network: Any, image: Tensor, public: Tensor, knowledge: Tensor) -> Tensor:
+    """The weights of the public images in a step; ``network`` keeps the site's centre."""
+    if form == "equal":
+        return torch.ones(len(public))
+    if form == "class":
+        present, kind, counts = knowledge.argmax(1).unique(return_inverse=True, return_counts=True)
+        return (len(public) / (len(present) * counts))[kind]
+    with torch.no_grad():
+        private, shown = (network.class_layers[:-1](network.features(images)) for images in (image, public))
+    network.centre = (getattr(network, "centre", private.mean(0)) + private.mean(0)) / 2
+    square = (shown - network.centre).square().sum(1)
+    near = torch.exp(-square / (2 * square.mean()))
+    return near / near.mean()
+
+
+@pytest.mark.parametrize("weights", ["equal", "class", "nearness"])
+def test_fedhelp_guides_distils_forward_and_ranks_backward(run, world, weights) -> None:
     public, knowledge = world["public"]
 
     def guided(network: nn.Module, image: Tensor, label: Tensor) -> Tensor:
-        return task(network, image, label) + 0.8 * 0.6 * kl(knowledge, network(public))
+        counted = weights_of(weights, network, image, public, knowledge)
+        return task(network, image, label) + 0.8 * 0.6 * kl(knowledge, network(public), counted)
 
     def ranked(z: Tensor, zw: Tensor) -> Tensor:
         top = z.detach().argmax(1, keepdim=True)
@@ -338,7 +355,7 @@ def test_fedhelp_guides_distils_forward_and_ranks_backward(run, world) -> None:
         return 0.4 * relu(0.5 - lead).mean()
 
     settings = {"guidance": 0.8, "knowledge": 0.6, "head": "task", "forward": 0.5, "ranking": 0.4, "margin": 0.5}
-    root = run("fedhelp", **settings)
+    root = run("fedhelp", guidance_weights=weights, **settings)
     expected, larges = reciprocal(world["images"], lambda z, zw: 0.5 * kl(zw, z), ranked, guided)
     assert_same(final(root), expected)
     for name, network in larges.items():
