@@ -19,6 +19,7 @@ import pytest
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 CLONE_NEWNET = 0x40000000
 libc = ctypes.CDLL(None, use_errno=True)
+NAMESPACES: list = []  # this process's own network, once it has one
 
 
 def unavailable(reason):
@@ -28,12 +29,19 @@ def unavailable(reason):
 
 @contextmanager
 def own_network():
-    """Put this thread, and what it starts, into a new network namespace with nothing but a loopback."""
+    """Put this thread, and what it starts, into a network namespace with nothing but a loopback.
+
+    It is the same one for a whole process: threads that libraries keep from test to test stay where they were started.
+    """
     with open("/proc/thread-self/ns/net") as before:  # noqa: PTH123
-        if libc.unshare(CLONE_NEWNET):
-            unavailable(f"no network namespace: {os.strerror(ctypes.get_errno())}")
         try:
-            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+            if NAMESPACES:
+                libc.setns(NAMESPACES[0].fileno(), CLONE_NEWNET)
+            else:
+                if libc.unshare(CLONE_NEWNET):
+                    unavailable(f"no network namespace: {os.strerror(ctypes.get_errno())}")
+                NAMESPACES.append(open("/proc/thread-self/ns/net"))  # noqa: PTH123, SIM115 (held until the process ends)
+                subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
             yield
         finally:
             libc.setns(before.fileno(), CLONE_NEWNET)
