@@ -32,9 +32,9 @@ def pack(key: str, answer: NDArray[Any]) -> Row:
 
 def damaged(rows: Iterable[Row]) -> Iterator[str]:
     """Yield the keys of the rows that are not what was stored."""
-    sha256 = hashlib.sha256
+    sha256, size = hashlib.sha256, _size
     for key, payload, dtype, shape, digest in rows:
-        if sha256(payload).hexdigest() != digest or _size(dtype, shape) != len(payload):
+        if sha256(payload).hexdigest() != digest or size(dtype, shape) != len(payload):
             yield key
 
 
@@ -44,15 +44,12 @@ def unpack(rows: Iterable[Row]) -> dict[str, NDArray[Any]]:
     Those of one form become one array, of which each answer is a view: thousands of small arrays would take longer
     to make than to read.
     """
-    forms: dict[tuple[str, str], tuple[list[str], list[bytes]]] = {}
-    for key, payload, dtype, shape, _ in rows:
-        keys, payloads = forms.setdefault((dtype, shape), ([], []))
-        keys.append(key)
-        payloads.append(payload)
+    rows = list(rows)
     found: dict[str, NDArray[Any]] = {}
-    for (dtype, shape), (keys, payloads) in forms.items():
-        whole = np.frombuffer(b"".join(payloads), dtype=DTYPES[dtype])
-        found.update(zip(keys, whole.reshape(len(keys), *shape_of(shape)), strict=True))
+    for form in dict.fromkeys((dtype, shape) for _, _, dtype, shape, _ in rows):
+        alike = [row for row in rows if row[2:4] == form]
+        whole = np.frombuffer(b"".join([row[1] for row in alike]), dtype=DTYPES[form[0]])
+        found.update(zip([row[0] for row in alike], whole.reshape(len(alike), *shape_of(form[1])), strict=True))
     return found
 
 
