@@ -4,7 +4,8 @@ Floating-point addition depends on its order, so the order is fixed; and float32
 sums are float64 and are rounded once. One tensor of every site is held at a time, never all models.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from fedhelp_med.methods import Role
 
 CHUNK = 1 << 15
 """Elements that are summed at a time, so that the float64 sum stays in the processor's cache."""
+
+SHARED = 16
+"""Chunks from which on they are shared among threads."""
 
 State = Mapping[str, Tensor]
 
@@ -86,20 +90,37 @@ def _mean(key: str, tensors: Mapping[str, Tensor], weights: Mapping[str, float],
     mean = torch.empty_like(first, memory_format=torch.contiguous_format)
     out = mean.reshape(-1)
     start = None if base is None else base.detach().reshape(-1)
-    total = torch.empty(min(CHUNK, out.numel()), dtype=torch.float64)
-    wide = torch.empty_like(total)
-    for begin in range(0, out.numel(), CHUNK):
-        end = min(begin + CHUNK, out.numel())
-        size = end - begin
-        total[:size] = 0 if start is None else start[begin:end]
-        for site, tensor in flat.items():
-            wide[:size] = tensor[begin:end]
-            total[:size].add_(wide[:size], alpha=weights[site])
-        if not torch.isfinite(total[:size].sum()):
-            raise FedHelpError(f"aggregation: {key} is not finite at {_culprit(flat)}; its training diverged")
-        # Counters of batch normalisation are whole numbers: round them, do not truncate.
-        out[begin:end] = total[:size] if mean.is_floating_point() else total[:size].round()
+
+    def sum_up(begins: range) -> bool:
+        """Fill the chunks that begin there; return whether all their values are finite."""
+        total = torch.empty(min(CHUNK, out.numel()), dtype=torch.float64)
+        wide = torch.empty_like(total)
+        finite = True
+        for begin in begins:
+            end = min(begin + CHUNK, out.numel())
+            size = end - begin
+            total[:size] = 0 if start is None else start[begin:end]
+            for site, tensor in flat.items():
+                wide[:size] = tensor[begin:end]
+                total[:size].add_(wide[:size], alpha=weights[site])
+            finite = finite and bool(torch.isfinite(total[:size].sum()))
+            # Counters of batch normalisation are whole numbers: round them, do not truncate.
+            out[begin:end] = total[:size] if mean.is_floating_point() else total[:size].round()
+        return finite
+
+    if not all(_in_threads(sum_up, out.numel())):
+        raise FedHelpError(f"aggregation: {key} is not finite at {_culprit(flat)}; its training diverged")
     return mean
+
+
+def _in_threads(sum_up: Callable[[range], bool], elements: int) -> list[bool]:
+    """Share the chunks among torch's threads, where there are enough of them; no sum depends on how many there are."""
+    threads = torch.get_num_threads()
+    if threads == 1 or elements < SHARED * CHUNK:
+        return [sum_up(range(0, elements, CHUNK))]
+    shares = [range(first * CHUNK, elements, threads * CHUNK) for first in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(sum_up, shares))
 
 
 def _culprit(tensors: Mapping[str, Tensor]) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhelp_med.common.errors import FedHelpError
-from fedhelp_med.federation.aggregate import CHUNK, aggregate, site_weights
+from fedhelp_med.federation.aggregate import CHUNK, SHARED, aggregate, site_weights
 
 ROLES = {"a": "small", "b": "small", "c": "large"}
 
@@ -81,6 +81,27 @@ def test_chunks_equal_the_plain_formula(sites, size):
     plain = sum(weights[name] * state["w"].double() for name, state in states.items())
     # One rounding apart at most: the processor may fuse multiplication and addition.
     torch.testing.assert_close(aggregate(states, weights)["w"], plain.float(), rtol=1.2e-7, atol=1e-12)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_threads_change_no_bit_and_miss_no_damage(threads):
+    size = SHARED * CHUNK + 7
+    updates = {f"site-{index}": {"w": torch.randn(size)} for index in range(3)}
+    weights = {"site-0": 0.5, "site-1": 0.3, "site-2": 0.2}
+    means = []
+    for count in (1, 2, 3):
+        threads(count)
+        means.append(aggregate(updates, weights)["w"])
+    assert torch.equal(means[0], means[1]) and torch.equal(means[0], means[2])
+    updates["site-1"]["w"][-1] = float("nan")
+    with pytest.raises(FedHelpError, match="w is not finite at site-1"):
+        aggregate(updates, weights)
 
 
 def test_counters_are_rounded_and_keep_their_type():
