@@ -105,7 +105,8 @@ def events_sheet(events: tuple[Mapping[str, Any], ...]) -> Sheet | None:
             seen.add(event["round"])
         elif kind != "deployment":
             level, what = _told(event)
-            rows.append((_time(event), str(event.get("round", "")), level, what))
+            under_way = max(seen, default=0) + 1 if level == "warning" else ""  # an event of a job knows no round
+            rows.append((_time(event), str(event.get("round", under_way)), level, what))
     if not rows:
         return None
     columns = ("time", "round", "level", "what")
@@ -127,7 +128,11 @@ def _told(event: Mapping[str, Any]) -> tuple[str, str]:
         return ("note" if is_open else "warning"), f"the gate is {'open' if is_open else 'shut'}{score}{reason}"
     if kind == "warm_start":
         return "note", f"warm start, {event.get('steps', 0)} steps{reason}"
-    if kind in ("site_failed", "site_lost"):
+    if kind == "site_lost":
+        return "warning", f"{event['site']} fell silent during {event['step']}"
+    if kind == "job_submitted_again":
+        return "note", f"the job was submitted again, after {', '.join(event['sites'])} had been lost"
+    if kind == "site_failed":
         return "warning", f"{event.get('site', 'a site')}: {event.get('step', 'a step')} failed: {error or 'no answer'}"
     plain = kind.replace("_", " ")
     return ("warning", f"{plain}: {error}") if error or "failed" in kind else ("note", plain)

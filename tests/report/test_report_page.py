@@ -252,3 +252,18 @@ def test_a_real_run_shows_examples_until_its_data_are_gone(federation_file, tmp_
     assert write_reports(workspace.root, examples=False)[0].read_text().count("data:image") == 0
     shutil.rmtree(tmp_path / "sites")
     assert "data:image" not in write_reports(workspace.root)[0].read_text()
+
+
+def test_a_lost_site_is_told_with_the_round_that_was_under_way():
+    events = (
+        {"event": "round", "round": 1},
+        {"event": "site_lost", "site": "hospital-a", "step": "train"},
+        {"event": "job_failed", "error": "hospital-a: its process is gone; submit the job again to go on"},
+        {"event": "job_submitted_again", "sites": ["hospital-a"], "attempt": 2},
+        {"event": "round", "round": 2},
+    )
+    assert [row[1:] for row in events_sheet(events).rows] == [
+        ("2", "warning", "hospital-a fell silent during train"),
+        ("2", "warning", "job failed: hospital-a: its process is gone; submit the job again to go on"),
+        ("", "note", "the job was submitted again, after hospital-a had been lost"),
+    ]
