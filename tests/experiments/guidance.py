@@ -49,7 +49,7 @@ class Task:
 
 TASKS = {
     "pneumonia": Task("fedhelp_classification", (10, 20, 40, 80), 1, {}, 16, None),
-    "cells": Task("fedhelp_segmentation", (5, 10, 20), 2, {"image_size": [64, 64]}, 4, InputSpec(3, (64, 64))),
+    "cells": Task("fedhelp_segmentation", (5, 10, 20), 1, {"image_size": [64, 64]}, 4, InputSpec(3, (64, 64))),
 }
 
 
