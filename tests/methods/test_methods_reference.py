@@ -108,7 +108,6 @@ def run(world, tmp_path):
                 "batch_size": 64,
                 "learning_rate": RATE,
                 "weight_decay": 0.0,
-                "public#vary": False,
                 "optimizer#_target_": "torch.optim.SGD",
                 "large_optimizer#_target_": "torch.optim.SGD",
             },
