@@ -15,7 +15,7 @@ from fedhelp_med.handlers.projection import projected
 from fedhelp_med.handlers.schedule import Schedule
 from fedhelp_med.handlers.term import LossTerm
 from fedhelp_med.losses import EmbeddingDistillationLoss, ForwardDistillationLoss, class_indices
-from fedhelp_med.losses.forward import weighted_mean
+from fedhelp_med.losses.logits import weighted_mean
 from fedhelp_med.networks import FeatureTap, auxiliary_head, frozen_statistics
 
 KNOWLEDGE = "knowledge"

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, mse_loss
 
 from fedhelp_med.common.errors import InputError
-from fedhelp_med.losses.forward import weighted_mean
-from fedhelp_med.losses.logits import check_pair
+from fedhelp_med.losses.logits import check_pair, weighted_mean
 
 Form = Literal["cosine", "mse"]
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedhelp_med.common.errors import InputError
-from fedhelp_med.losses.logits import LogitsError, prepare_pair
+from fedhelp_med.losses.logits import prepare_pair, weighted_mean
 
 
 class ForwardDistillationLoss(nn.Module):
@@ -54,23 +54,3 @@ class ForwardDistillationLoss(nn.Module):
         # Never kl_div's own mean (1/C of this) or batchmean (H*W*D times this in dense output).
         divergence = functional.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(dim=1)
         return weighted_mean(divergence, weights) * self.temperature**2
-
-
-def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the mean of ``weights * values``: divided by the number of values, not by the sum of the weights.
-
-    Args:
-        values: ``B[, ...]``.
-        weights: the same shape, or as much of its beginning as there is (``B``); None is 1 everywhere.
-
-    Raises:
-        LogitsError: (a ``ValueError``) if the shapes do not begin alike.
-    """
-    if weights is None:
-        return values.mean()
-    if weights.shape != values.shape[: weights.ndim]:
-        raise LogitsError(
-            f"the weights have the shape {tuple(weights.shape)} but what they weigh {tuple(values.shape)}; "
-            "give a weight for each image or for each of its positions"
-        )
-    return (values * weights.reshape(*weights.shape, *(1,) * (values.ndim - weights.ndim))).mean()

@@ -1,4 +1,4 @@
-"""What every distillation loss asks of a pair of logit tensors."""
+"""What the distillation losses share: what they ask of a pair of logit tensors, and their mean over images."""
 
 import torch
 from torch import Tensor
@@ -69,3 +69,23 @@ def prepare_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         for logits in (student, teacher.detach())
     )
     return student, teacher
+
+
+def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the mean of ``weights * values``: divided by the number of values, not by the sum of the weights.
+
+    Args:
+        values: ``B[, ...]``.
+        weights: the same shape, or as much of its beginning as there is (``B``); None is 1 everywhere.
+
+    Raises:
+        LogitsError: (a ``ValueError``) if the shapes do not begin alike.
+    """
+    if weights is None:
+        return values.mean()
+    if weights.shape != values.shape[: weights.ndim]:
+        raise LogitsError(
+            f"the weights have the shape {tuple(weights.shape)} but what they weigh {tuple(values.shape)}; "
+            "give a weight for each image or for each of its positions"
+        )
+    return (values * weights.reshape(*weights.shape, *(1,) * (values.ndim - weights.ndim))).mean()
