@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -42,7 +43,7 @@ class Task:
     bundle: str
     images: tuple[int, ...]
     local_epochs: int
-    overrides: dict[str, list[int]]
+    overrides: dict[str, Any]
     batch: int
     input: InputSpec | None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import guidance
 import numpy as np
 import pytest
+from mask_sites import write_crops
 from PIL import Image
 
 pytestmark = pytest.mark.integration
@@ -34,15 +35,27 @@ def write_pictures(path: Path) -> Path:
     return path
 
 
-def test_every_condition_is_run_once_and_stands_in_the_table(tmp_path, monkeypatch, capsys):
+def pneumonia(folder: Path) -> tuple[Path, Path]:
+    return write_medmnist(folder / "data.npz"), write_pictures(folder / "far.zip")
+
+
+def cells(folder: Path) -> tuple[Path, Path]:
+    return write_crops(folder / "stain", 80), write_crops(folder / "other", 60)
+
+
+@pytest.mark.parametrize("inputs", [pneumonia, cells])
+def test_every_condition_is_run_once_and_stands_in_the_table(inputs, tmp_path, monkeypatch, capsys):
+    name = inputs.__name__
     quick = {"warm_start": 2, "server_steps": 1}
-    task = dataclasses.replace(guidance.TASKS["pneumonia"], images=(2,))
-    for name, value in {"ROUNDS": 1, "SETTINGS": quick, "STEPS": {"good": 2, "mediocre": 1}}.items():
-        monkeypatch.setattr(guidance, name, value)
-    monkeypatch.setitem(guidance.TASKS, "pneumonia", task)
-    data, far, out = write_medmnist(tmp_path / "data.npz"), write_pictures(tmp_path / "far.zip"), tmp_path / "worth"
-    command = ["guidance.py", "pneumonia", str(data), str(far), str(out), "--seeds", "1"]
-    monkeypatch.setattr("sys.argv", command)
+    task = guidance.TASKS[name]
+    fewer = {"epoch_size": 4} if inputs is cells else {}
+    task = dataclasses.replace(task, images=(2,), overrides=task.overrides | fewer)
+    for key, value in {"ROUNDS": 1, "SETTINGS": quick, "STEPS": {"good": 2, "mediocre": 1}}.items():
+        monkeypatch.setattr(guidance, key, value)
+    monkeypatch.setitem(guidance.TASKS, name, task)
+    data, far = inputs(tmp_path)
+    out = tmp_path / "worth"
+    monkeypatch.setattr("sys.argv", ["guidance.py", name, str(data), str(far), str(out), "--seeds", "1"])
     guidance.main()
     table = (out / "guidance.md").read_text()
     assert [line.split("|")[1:4] for line in table.splitlines()[2:]] == [
@@ -52,9 +65,9 @@ def test_every_condition_is_run_once_and_stands_in_the_table(tmp_path, monkeypat
         [" 2 ", " near ", " mediocre "],
     ]
     conditions = ("local", "none", "near-good", "near-mediocre", "far-good", "far-mediocre")
-    cells = [guidance.cell(out, 2, condition, 0) for condition in conditions]
-    assert capsys.readouterr().out.count("/cells/") == len(cells)
-    for cell in cells:
+    folders = [guidance.cell(out, 2, condition, 0) for condition in conditions]
+    assert capsys.readouterr().out.count("/cells/") == len(folders)
+    for cell in folders:
         results = guidance.deployed(cell)
         assert results.shape == (4,) and np.isfinite(results).all()
         assert (cell / "reference").is_symlink() == (cell.parent.name != "local")
