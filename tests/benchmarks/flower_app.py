@@ -53,7 +53,9 @@ def answer(message, context) -> Message:
     site = sorted(the_federation().file.sites, key=lambda site: site.name)[context.node_config["partition-id"]]
     config = message.content["config"]
     number, step = config["server-round"], config["step"]
-    arguments = [number, WEIGHTS, {"own": json.loads(config["signals"])}] if step == "train" else [number, WEIGHTS]
+    arguments = [number, WEIGHTS]
+    if "signals" in config:
+        arguments.append({"own": json.loads(config["signals"])})
     committed = number - 1 if step == "train" else number
     request = {"part": "main", "step": step, "committed": committed, "arguments": arguments}
     arrays = to_arrays(message.content["arrays"].to_torch_state_dict())
@@ -93,8 +95,8 @@ def server_of(own: Server, workspace: Workspace) -> ServerApp:
     def run(grid, context) -> None:
         strategy = Counting(min_train_nodes=count, min_evaluate_nodes=count, min_available_nodes=count)
 
-        def ask(step: str, number: int, arrays: ArrayRecord) -> None:
-            posts = strategy.configure_evaluate(number, arrays, ConfigRecord({"step": step}), grid)
+        def ask(step: str, number: int, arrays: ArrayRecord, **told: str) -> None:
+            posts = strategy.configure_evaluate(number, arrays, ConfigRecord({"step": step, **told}), grid)
             replies = grid.send_and_receive(posts, timeout=3600)
             assert len([reply for reply in replies if reply.has_content()]) == count
 
@@ -107,7 +109,7 @@ def server_of(own: Server, workspace: Workspace) -> ServerApp:
             train_config=ConfigRecord({"step": "train", "signals": json.dumps(own.signals)}),
             evaluate_config=ConfigRecord({"step": "evaluate"}),
         )
-        ask("test", file.rounds, result.arrays)
+        ask("test", file.rounds, result.arrays, signals=json.dumps(own.signals))
         save_tensors(workspace.root / "model.safetensors", result.arrays.to_torch_state_dict())
         write_json(workspace.root / "flower.json", {"bytes_sent": strategy.sent})
 
