@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.common.errors import FedHelpError, InputError, first_line
 from fedhelp_med.common.files import write_json, write_text
 from fedhelp_med.data.check import ERROR, Problem, SiteCheck, as_json, check_site
 from fedhelp_med.data.check_page import Thumbnails, page
@@ -67,7 +67,7 @@ def _datalists(source: Path) -> list[tuple[str, Path]]:
         content: Any = yaml.safe_load(source.read_text(encoding="utf-8"))
         file = FederationFile.model_validate(content).resolved(source.resolve().parent)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
-        first = str(error).splitlines()[0]
+        first = first_line(error)
         raise InputError(f"{source}: cannot be read as a federation file ({first}); correct it") from None
     sites = [(site.name, Path(site.data)) for site in file.sites]
     return [*sites, ("public", Path(file.public.data))] if file.public else sites

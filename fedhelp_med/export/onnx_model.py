@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import ResizeWithPadOrCrop
 from torch import Tensor, nn
 
-from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.common.errors import FedHelpError, InputError, first_line
 from fedhelp_med.common.files import replacing_folder, write_json
 from fedhelp_med.export.bundle import check_empty
 from fedhelp_med.export.costs import Cost, measure
@@ -115,7 +115,7 @@ def write_onnx(network: nn.Module, shape: tuple[int, ...], file: Path) -> None:
                 verbose=False,
             )
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise FedHelpError(f"the network cannot be written as ONNX ({reason})") from error
         finally:
             exporter.setLevel(level)
@@ -189,7 +189,7 @@ def _try_int8(judge: Judge, shape: tuple[int, ...], folder: Path, costs: dict[st
         open_session(file)
     except Exception as error:  # quantisation knows few operators
         file.unlink(missing_ok=True)
-        return f"not possible ({str(error).strip().splitlines()[0]})"
+        return f"not possible ({first_line(error)})"
     return _kept("int8", base, judge, file, shape, costs)
 
 

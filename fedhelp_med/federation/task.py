@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from fedhelp_med.common.errors import InputError
+from fedhelp_med.common.errors import InputError, first_line
 from fedhelp_med.data import describe_image
 from fedhelp_med.federation.config import Site
 from fedhelp_med.federation.labels import check_labels
@@ -133,7 +133,7 @@ def _check_network(
     try:
         network = parser.get_parsed_content(network_key)
     except Exception as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise InputError(f"{where}: cannot be built ({reason}); correct its _target_ and arguments") from None
     try:
         named_module(network, parser[head_key])
@@ -147,7 +147,7 @@ def _check_network(
         with torch.inference_mode():
             output = network.eval()(image)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"{where}: fails on an image of shape {tuple(image.shape)} ({reason}); "
             "correct in_channels, spatial_dims or overrides.image_size"

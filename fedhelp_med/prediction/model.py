@@ -15,7 +15,7 @@ from monai.transforms import Invertd
 from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
-from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.common.errors import FedHelpError, InputError, first_line
 from fedhelp_med.export.deployed import Deployed, read_deployed
 from fedhelp_med.federation.loading import SHIPPED_BUNDLES
 from fedhelp_med.federation.workspace import Workspace
@@ -82,7 +82,7 @@ class Model:
         try:
             prepared: MetaTensor = self.prepare({"image": image})["image"]
         except Exception as error:  # transforms raise what they like
-            reason = str(error.__cause__ or error).splitlines()[0]
+            reason = first_line(error.__cause__ or error)
             raise FedHelpError(
                 f"the image of shape {tuple(image.shape)} cannot be prepared ({reason}); {expected}"
             ) from None
@@ -181,7 +181,7 @@ def _of_bundle(bundle: Path) -> Model:
     except FileNotFoundError:
         raise InputError(f"{weights}: missing; a bundle predicts with its own weights, so add them") from None
     except Exception as error:  # whatever a config or a file of weights can be wrong in
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise InputError(f"{bundle}: its network cannot be built with {weights.name} ({reason})") from None
     return _model(f"bundle {bundle.name}", parser, "", network)
 

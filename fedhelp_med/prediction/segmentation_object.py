@@ -13,7 +13,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from fedhelp_med import __version__
-from fedhelp_med.common.errors import FedHelpError
+from fedhelp_med.common.errors import FedHelpError, first_line
 from fedhelp_med.common.files import replacing
 from fedhelp_med.transforms.dicom_series import open_dicom
 
@@ -87,7 +87,7 @@ def write_segmentation(
                 series_description="FedHelp prediction",
             )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise FedHelpError(
             f"no DICOM SEG: the image does not allow one ({reason}); the NIfTI file has the mask"
         ) from None

@@ -61,7 +61,6 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, federation_file)
 
 @pytest.mark.integration
 def test_tensorboard_shows_losses_terms_and_evaluations(federation_file, tmp_path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     plain = run_federation(load_federation(federation_file()), tmp_path / "plain")
