@@ -10,7 +10,7 @@ from fedhelp_med.common.seeds import derive_seed, seed_everything
 from fedhelp_med.federation.loading import Federation, local_layers
 from fedhelp_med.federation.seeding import reseed_loader
 from fedhelp_med.federation.task import site_overlay
-from fedhelp_med.federation.workspace import Workspace
+from fedhelp_med.federation.workspace import Workspace, key_results
 from fedhelp_med.networks import local_keys
 
 Counts = Mapping[str, list[tuple[int, int]]]
@@ -81,6 +81,14 @@ class Server:
         seed_everything(seed)
         while True:
             yield from loader
+
+    def validation(self, number: int) -> Mapping[str, float]:
+        """Return how the global network of a round does on the sites' validation splits, in the key metric, by site.
+
+        The sites report it after every round. Empty for a round that is not committed.
+        """
+        rows = [row for row in self._workspace.rows() if row.round == number and row.model == "global"]
+        return {name: key_results(rows, name)["global"] for name in sorted({row.site for row in rows})}
 
     def count_recognised(self) -> Counts:
         """Ask every site how many of its own training images of each class the current weights recognise."""

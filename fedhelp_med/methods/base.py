@@ -79,6 +79,12 @@ class Server(Protocol):
     def public_batches(self, purpose: str) -> Iterator[dict[str, Any]]:
         """Yield public batches without end."""
 
+    def validation(self, number: int) -> Mapping[str, float]:
+        """Return how the global network of an earlier round did on the sites' validation splits, by site.
+
+        Round 0 is the start of the first. In the task's key metric (more is better).
+        """
+
     def count_recognised(self) -> Mapping[str, list[tuple[int, int]]]:
         """Ask every site for the recognised and present training images of each class."""
 

@@ -15,7 +15,7 @@ from fedhelp_med.handlers import (
     WhileAhead,
 )
 from fedhelp_med.methods.base import TRAIN, TRAIN_LARGE, TRUST, Method, Role, RolePlan, Server, Settings, handler
-from fedhelp_med.methods.server_steps import distil_updates, knows_the_task, warm_start, zero_shot_gate
+from fedhelp_med.methods.server_steps import distil_updates, knows_the_task, overtaken, warm_start, zero_shot_gate
 
 
 class FedHelpSettings(Settings):
@@ -47,6 +47,8 @@ class FedHelpSettings(Settings):
             images; otherwise the public knowledge is not used at all.
         server_steps: steps of distillation at the server after each aggregation, while the gate is open.
         server_part: the first part of the rounds in which they are taken.
+        server_gated: only until a global network does better than the warm-started one on the sites' validation splits
+            by more than a standard error: from then on the model would hold the sites back.
         average: deploy the mean of the site's own network and the global one.
         balance: a deployed classifier's logits are shifted by the site's own class frequencies, so that its likeliest
             class maximises the balanced accuracy; the order of the images, and so the AUC, stays.
@@ -74,6 +76,7 @@ class FedHelpSettings(Settings):
     gate: float = Field(0.45, ge=-1, le=1)
     server_steps: int = Field(0, ge=0)
     server_part: float = Field(0.5, ge=0, le=1)
+    server_gated: bool = False
     average: bool = False
     balance: bool = False
     choose: bool = False
@@ -90,6 +93,7 @@ RECOMMENDED: Mapping[str, Any] = {
     "warm_start": 600,
     "large_warm_start": 500,
     "server_steps": 10,
+    "server_gated": True,
     "average": True,
     "balance": True,
     "choose": True,
@@ -105,8 +109,9 @@ class FedHelp(Method):
     - server: the weighted mean of surrogates and proxies.
 
     The preset ``paper`` is that, every round. ``recommended`` moves the foundation model's knowledge to the server
-    (a warm start, then a few steps of distillation after each aggregation) behind a zero-shot gate, uses the large
-    network as a teacher only while it is better, lets the learning rate decay and deploys averages.
+    (a warm start, then a few steps of distillation after each aggregation until the sites are past it) behind a
+    zero-shot gate, uses the large network as a teacher only while it is better, lets the learning rate decay and
+    deploys averages.
     """
 
     name = "fedhelp"
@@ -162,11 +167,16 @@ class FedHelp(Method):
             server.weights = cold
 
     def after_aggregation(self, server: Server) -> None:
-        """Distil the aggregate on public images while the gate is open, in the first part of the rounds."""
+        """Distil the aggregate on public images while the gate is open, early, and the model is ahead of the sites."""
         early = server.round <= self.settings.server_part * server.rounds + 1e-9  # 0.7 of 10 rounds is less than 7
-        if self.settings.server_steps and early and server.signals.get(GATE):
+        if not (self.settings.server_steps and early and server.signals.get(GATE)):
+            return
+        past = overtaken(server) if self.settings.server_gated else None
+        if past is None:
             rate = (self.settings.learning_rate or 1e-3) / 2
             distil_updates(server, self.settings.server_steps, rate, use_knowledge=self.settings.knowledge > 0)
+        elif past == server.round - 1:
+            server.record("distillation_ended", reason="the sites are past the warm start")
 
     def _rates(self) -> list[dict[str, Any]]:
         if self.settings.decay == 1 and self.settings.cold_rate is None:

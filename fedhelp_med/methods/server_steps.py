@@ -6,6 +6,7 @@ None of it costs a clinic anything: the server has the public set, and no privat
 import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -98,6 +99,21 @@ def distil_updates(server: Server, steps: int, learning_rate: float, use_knowled
     network = server.network()
     _train(network, server.public_batches("distillation"), steps, learning_rate, target, decay=False, labels=False)
     server.weights = _state(network, server.weights)
+
+
+def overtaken(server: Server) -> int | None:
+    """Return the first round whose global network did better than the warm-started one, None while there is none.
+
+    Better is a mean difference over the sites' validation splits of more than its standard error. The sites report
+    these results anyway; those of a site that failed in one of the two rounds do not count.
+    """
+    start = server.validation(0)
+    for number in range(1, server.round):
+        later = server.validation(number)
+        gains = [later[site] - start[site] for site in sorted(start.keys() & later.keys())]
+        if gains and fmean(gains) > (stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0):
+            return number
+    return None
 
 
 def _train(

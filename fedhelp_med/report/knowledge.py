@@ -10,7 +10,7 @@ from fedhelp_med.report.gather import RunFacts
 
 def knowledge_lines(facts: RunFacts) -> list[str]:
     """Return what is known about the flow, a sentence each."""
-    lines = [*_foundation(facts), *_start(facts), *_gate(facts)]
+    lines = [*_foundation(facts), *_start(facts), *_gate(facts), *_end(facts)]
     terms = facts.loss_terms()
     if terms:
         values = {term: [value for curve in sites.values() for _, value in curve] for term, sites in terms.items()}
@@ -78,3 +78,10 @@ def _gate(facts: RunFacts) -> list[str]:
     if event["open"]:
         return [f"The gate is open: {compared}, above the threshold of {event['threshold']:.2f}."]
     return [f"The gate is shut: {compared}, not above the threshold of {event['threshold']:.2f}. Nothing was guided."]
+
+
+def _end(facts: RunFacts) -> list[str]:
+    event = facts.last("distillation_ended")
+    if event is None:
+        return []
+    return [f"From round {event['round']} on the server distilled no more: {event['reason']}."]

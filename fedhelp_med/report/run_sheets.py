@@ -128,6 +128,8 @@ def _told(event: Mapping[str, Any]) -> tuple[str, str]:
         return ("note" if is_open else "warning"), f"the gate is {'open' if is_open else 'shut'}{score}{reason}"
     if kind == "warm_start":
         return "note", f"warm start, {event.get('steps', 0)} steps{reason}"
+    if kind == "distillation_ended":
+        return "note", f"no more distillation at the server{reason}"
     if kind == "site_lost":
         return "warning", f"{event['site']} fell silent during {event['step']}"
     if kind == "job_submitted_again":

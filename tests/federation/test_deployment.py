@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 from conftest import write_site
@@ -119,6 +120,25 @@ def test_fine_tuning_learns_at_the_rate_of_the_last_round(federation_file, tmp_p
     trained, tuned = rates[:-4], rates[-4:]
     assert [rate for number, rate in trained if number == 2] == pytest.approx([rate] * 4)
     assert [rate for _, rate in tuned] == pytest.approx([rate] * 4)
+
+
+@pytest.mark.integration
+def test_the_server_stops_distilling_when_the_reported_results_are_past_the_warm_start(federation_file, tmp_path):
+    write_site(tmp_path / "public", training=16, seed=9)
+    settings = {"warm_start": 1, "large_warm_start": 0, "server_steps": 1, "server_part": 1, "gate": -1}
+    settings |= {"learning_rate": 0.01}
+    changes = {"preset": "recommended", "rounds": 6, "local_epochs": 2}
+    path = federation_file(public={"data": "public/datalist.json"}, settings=settings, **changes)
+    workspace = run_federation(load_federation(path), tmp_path / "run")
+    results = [[row.value for row in workspace.rows() if is_key_result(row) and row.round == n] for n in range(6)]
+    gains = [np.subtract(later, results[0]) for later in results[1:]]
+    past = 1 + next(n for n, gain in enumerate(gains) if gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5)
+    ended = [event["round"] for event in workspace.events() if event["event"] == "distillation_ended"]
+    assert ended == [past + 1]
+
+
+def is_key_result(row):
+    return (row.model, row.split, row.metric) == ("global", "validation", "auc")
 
 
 @pytest.mark.integration

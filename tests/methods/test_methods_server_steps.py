@@ -19,6 +19,7 @@ from fedhelp_med.methods.server_steps import (
     chance_corrected,
     distil_updates,
     knows_the_task,
+    overtaken,
     warm_start,
     zero_shot_gate,
 )
@@ -40,6 +41,7 @@ class OnlyServer:
         self.signals: dict[str, Any] = {}
         self.updates: dict[str, Mapping[str, Tensor]] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
+        self.results: list[dict[str, float]] = []
         self._batches, self._counts, self._channels = batches, counts or {}, channels
         self._start = copy.deepcopy(self._network().state_dict())
         self.weights = {key: value.clone() for key, value in self._start.items()}
@@ -54,6 +56,9 @@ class OnlyServer:
 
     def public_batches(self, purpose: str) -> Iterator[dict[str, Tensor]]:
         return cycle(self._batches)
+
+    def validation(self, number: int) -> Mapping[str, float]:
+        return self.results[number] if number < len(self.results) else {}
 
     def count_recognised(self) -> Counts:
         return self._counts
@@ -314,6 +319,47 @@ def test_distillation_is_for_the_first_part_of_the_rounds_behind_the_gate(
     before = snapshot(server)
     fedhelp(server_part=0.5).after_aggregation(server)
     assert same(server.weights, before) != acts
+
+
+AHEAD = [{"a": 0.7, "b": 0.5}, {"a": 0.5, "b": 0.6}]
+PAST = [*AHEAD, {"a": 0.8, "b": 0.55}]
+
+
+@pytest.mark.parametrize(
+    ("results", "past"),
+    [
+        ([], None),
+        (AHEAD, None),
+        ([AHEAD[0], AHEAD[0]], None),  # as good is not better
+        (PAST, 2),
+        ([*PAST, AHEAD[1]], 2),  # to fall behind again does not undo it
+        ([AHEAD[0], {"a": 0.84, "b": 0.52}], 1),  # by 0.08, and its standard error is 0.06
+        ([AHEAD[0], {"a": 0.84, "b": 0.49}], None),  # 0.065 and 0.075
+        ([AHEAD[0], {"a": 0.6}, {"b": 0.6}], 2),  # the other site failed: the pair is all that can be compared
+        ([{}, AHEAD[0]], None),
+    ],
+)
+def test_the_sites_are_past_the_model_once_their_mean_on_validation_is_clearly_above_the_warm_start(
+    results: list[dict[str, float]], past: int | None
+) -> None:
+    server = OnlyServer([])
+    server.results, server.round = results, max(len(results), 1)
+    assert overtaken(server) == past
+
+
+def test_the_model_stops_teaching_at_the_server_when_the_sites_are_past_it() -> None:
+    server = OnlyServer(public(KNOWLEDGE))
+    server.rounds, server.signals, server.updates = 5, {GATE: True}, {"a": OnlyServer([]).weights}
+    taught = []
+    server.results = [*PAST, AHEAD[1], AHEAD[1]]
+    for server.round in range(1, 6):
+        before = snapshot(server)
+        fedhelp(server_part=1.0).after_aggregation(server)
+        taught.append(not same(server.weights, before))
+    assert taught == [True, True, False, False, False]
+    assert server.events == [("distillation_ended", {"reason": "the sites are past the warm start"})]
+    fedhelp(server_part=1.0, server_gated=False).after_aggregation(server)
+    assert not same(server.weights, before)
 
 
 def test_the_papers_preset_has_no_server_steps() -> None:

@@ -69,6 +69,19 @@ def test_costs_count_a_repeated_round_once(run):
     ]
 
 
+def test_the_end_of_the_servers_distillation_is_told(run):
+    event = {"event": "distillation_ended", "round": 2, "reason": "the sites are past the warm start"}
+    with (run / "events.jsonl").open("a") as file:
+        file.write(json.dumps(event) + "\n")
+    facts = gather_run(run)
+    assert knowledge_lines(facts).count(
+        "From round 2 on the server distilled no more: the sites are past the warm start."
+    )
+    assert ("2", "note", "no more distillation at the server: the sites are past the warm start") in [
+        row[1:] for row in events_sheet(facts.events).rows
+    ]
+
+
 def test_flow_deployment_and_warnings(run):
     facts = gather_run(run)
     assert facts.loss_terms()["forward"] == {"large-00": [(1, 0.0), (2, 0.01), (3, 0.02)]}
