@@ -5,19 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from fedhelp_med.common.errors import FedHelpError, InputError, first_line
+from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.files import write_json, write_text
 from fedhelp_med.data.check import ERROR, Problem, SiteCheck, as_json, check_site
 from fedhelp_med.data.check_page import Thumbnails, page
 from fedhelp_med.data.check_sound import all_problems, balance
 from fedhelp_med.data.datalist import SPLITS
 from fedhelp_med.data.scan import ScanOptions, ScanResult, scan
-from fedhelp_med.federation.config import FederationFile
+from fedhelp_med.federation.loading import read_federation_file
 
 SHOWN = 8  # problems of a kind on the terminal
 
@@ -63,12 +61,7 @@ def _datalists(source: Path) -> list[tuple[str, Path]]:
     """One datalist, called by its folder, or those that a federation file names."""
     if source.suffix.lower() not in (".yaml", ".yml"):
         return [(source.absolute().parent.name, source)]
-    try:
-        content: Any = yaml.safe_load(source.read_text(encoding="utf-8"))
-        file = FederationFile.model_validate(content).resolved(source.resolve().parent)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
-        first = first_line(error)
-        raise InputError(f"{source}: cannot be read as a federation file ({first}); correct it") from None
+    file = read_federation_file(source)
     sites = [(site.name, Path(site.data)) for site in file.sites]
     return [*sites, ("public", Path(file.public.data))] if file.public else sites
 

@@ -18,6 +18,9 @@ from fedhelp_med.common.files import replacing_folder, write_json, write_text
 from fedhelp_med.export.deployed import Deployed, read_deployed
 
 IMPORT = "$from fedhelp_med.networks import MeanOfProbabilities"
+PARTS = ("configs", "scripts", "docs", "LICENSE")
+"""What is taken over from the run's bundle; whatever else lies in its folder may be a site's data."""
+
 MEAN = "$MeanOfProbabilities(*@deployed_networks, offset=@deployed_offset)"
 
 
@@ -33,9 +36,12 @@ def export_bundle(run: Path, site: str, out: Path) -> Deployed:
     check_empty(out)
     deployed = read_deployed(run, site)
     with replacing_folder(out.absolute()) as folder:
-        shutil.copytree(
-            deployed.bundle, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models", "eval", "predictions")
-        )
+        for part in PARTS:
+            source = deployed.bundle / part
+            if source.is_dir():
+                shutil.copytree(source, folder / part)
+            elif source.is_file():
+                shutil.copy2(source, folder / part)
         network = deployed.network()
         _write_configs(deployed, folder / "configs", _channels(network, deployed))
         (folder / "models").mkdir()

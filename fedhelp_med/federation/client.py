@@ -203,8 +203,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         extra = extra or {}
         self._set_cuda_device()
         if data.weights is not None:
-            # Layers that stay at the site come from the trained network, the rest from the server.
-            load_partly(self._global, {**self.trainer.network.state_dict(), **self._incoming(data, extra)})
+            self.receive_global(data, extra)
         self.phase = FlPhase.EVALUATE
         self.evaluator.network = self.network(extra.get(MODEL, "global"))
         self.evaluator.data_loader = loader = self._loader(extra.get(SPLIT, "validation"))
@@ -228,12 +227,16 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         state = self.evaluator.state
         return getattr(state, "study_columns", ()), getattr(state, "studies", torch.empty(0, 0))
 
+    def receive_global(self, data: ExchangeObject, extra: dict[str, Any] | None = None) -> None:
+        """Load the weights in ``data`` into ``global``; layers that stay at the site are the trained network's."""
+        load_partly(self._global, {**self.trainer.network.state_dict(), **self._incoming(data, extra or {})})
+
     def count_recognised(self, data: ExchangeObject) -> list[tuple[int, int]]:
         """Return, for each class, how many training images the weights in ``data`` recognise and how many there are.
 
         For segmentation voxels are counted. Empty where the site has no image.
         """
-        load_partly(self._global, {**self.trainer.network.state_dict(), **self._incoming(data, {})})
+        self.receive_global(data)
         loader = self._loader("training")
         if not len(loader):
             return []

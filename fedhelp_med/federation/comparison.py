@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.common.files import remove_leftovers, write_text
 from fedhelp_med.federation.config import FederationFile
-from fedhelp_med.federation.hosts import worker_process
+from fedhelp_med.federation.hosts import submit
 from fedhelp_med.federation.loading import Federation, method_of, naming, save_federation
 from fedhelp_med.federation.messages import readable
 from fedhelp_med.federation.metering import metered_client
@@ -254,8 +254,7 @@ def _outcomes(cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, str |
             unfinished = {cell.folder for cell in (*waiting, *(cell for _, cell in running.values()))}
             for cell in [cell for cell in waiting if cell.reference not in unfinished][: len(idle)]:
                 place = idle.pop()
-                pools[place] = pools.get(place) or worker_process()
-                running[pools[place].submit(_run, cell)] = place, cell
+                running[submit(pools, place, _run, cell)] = place, cell
                 waiting.remove(cell)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 place, cell = running.pop(future)

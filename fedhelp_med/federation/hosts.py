@@ -7,12 +7,14 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from fedhelp_med.federation.site import ClientFactory, SiteHost, SiteJob, SiteReport, fedhelp_client
 
+Result = TypeVar("Result")
 Outcome = SiteReport | Exception
 """What a site's step came to."""
 
@@ -76,10 +78,7 @@ class Workers:
                 yield name, error
 
     def _submit(self, job: SiteJob, step: str, arguments: tuple[Any, ...]) -> "Future[SiteReport]":
-        place = self._place[job.name]
-        if place not in self._pools:
-            self._pools[place] = worker_process()
-        return self._pools[place].submit(_step, job, self._create, step, arguments)
+        return submit(self._pools, self._place[job.name], _step, job, self._create, step, arguments)
 
     def _broken(self, name: str) -> bool:
         pool = self._pools.get(self._place[name])
@@ -108,6 +107,19 @@ def _shared_out(jobs: Sequence[SiteJob], workers: int) -> dict[str, int]:
         place[job.name] = index = load.index(min(load))
         load[index] += job.samples
     return place
+
+
+def submit(
+    pools: dict[int, ProcessPoolExecutor], place: int, task: Callable[..., Result], *arguments: Any
+) -> "Future[Result]":
+    """Hand a task to the process at ``place``, to a new one where there is none or where it died while idle."""
+    if place in pools:
+        try:
+            return pools[place].submit(task, *arguments)
+        except BrokenProcessPool:
+            pools.pop(place).shutdown(wait=False)
+    pools[place] = worker_process()
+    return pools[place].submit(task, *arguments)
 
 
 def worker_process() -> ProcessPoolExecutor:

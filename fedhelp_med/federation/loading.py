@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 import fedhelp_med
-from fedhelp_med.common.errors import InputError
+from fedhelp_med.common.errors import InputError, first_line
 from fedhelp_med.common.files import write_text
 from fedhelp_med.data import Datalist, read_datalist
 from fedhelp_med.federation.config import FederationFile, Foundation, Site
@@ -158,6 +158,8 @@ def _read_yaml(path: Path) -> Any:
         mark = error.problem_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError(f"{path}: is not valid YAML{where}: {error.problem}; correct it") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: is not valid YAML ({first_line(error)}); correct it") from None
 
 
 class _UniqueKeys(yaml.SafeLoader):

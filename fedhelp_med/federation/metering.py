@@ -90,10 +90,19 @@ def read_flops(folder: Path) -> int | None:
 
 class _Metered(FedHelpAlgo):
     file: Path
+    _fine_tuning = False
+
+    def fine_tune(self, data: ExchangeObject, extra: dict[str, Any]) -> None:
+        self._fine_tuning = True
+        try:
+            super().fine_tune(data, extra)
+        finally:
+            self._fine_tuning = False
 
     def train(self, data: ExchangeObject, extra: dict[str, Any] | None = None) -> None:
         networks = (self.trainer.network, *((self.large,) if self.large is not None else ()))
         with FlopMeter(*networks) as meter:
             super().train(data, extra)
         rounds = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
-        write_json(self.file, rounds | {str(self.round): meter.flops})  # a repeated round replaces its figure
+        passed = "fine-tuning" if self._fine_tuning else str(self.round)
+        write_json(self.file, rounds | {passed: meter.flops})  # a repeated round replaces its figure

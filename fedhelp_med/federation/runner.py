@@ -201,6 +201,13 @@ class Runner:
         self.server.updates = {name: _Uploaded(update, base) for name, update in updates.items()}
         return shares
 
+    def last_uploads(self) -> dict[str, Mapping[str, Tensor]]:
+        """Return the full weights that the sites sent in the last round, from the workspace."""
+        number = self.file.rounds
+        files = {site.name: self.workspace.update(site.name, number) for site in self.federation.sites}
+        base = self.workspace.load_global(number - 1) if upload_of(self.federation) == "differences" else None
+        return {name: _Uploaded(_StoredState(file), base) for name, file in files.items() if file.is_file()}
+
     def _collect(self, step: str, *arguments: Any) -> dict[str, SiteReport]:
         """Run a step everywhere; a site that fails is recorded and left out."""
         reports: dict[str, SiteReport] = {}

@@ -11,6 +11,7 @@ from fedhelp_med.federation.loading import Federation, local_layers
 from fedhelp_med.federation.seeding import reseed_loader
 from fedhelp_med.federation.task import site_overlay
 from fedhelp_med.federation.workspace import Workspace, key_results
+from fedhelp_med.handlers.guidance import cycled
 from fedhelp_med.networks import local_keys
 
 Counts = Mapping[str, list[tuple[int, int]]]
@@ -74,13 +75,16 @@ class Server:
         return self._parser.get_parsed_content("public#knowledge")
 
     def public_batches(self, purpose: str) -> Iterator[dict[str, Any]]:
-        """Yield public batches without end, in an order that belongs to this round and purpose."""
+        """Yield public batches without end, in an order that belongs to this round and purpose.
+
+        Raises:
+            InputError: when the public set gives no batch.
+        """
         loader = self._parser.get_parsed_content("public#dataloader")
         seed = derive_seed(self.seed, "server", self.round, purpose)
         reseed_loader(loader, seed)
         seed_everything(seed)
-        while True:
-            yield from loader
+        yield from cycled(loader)
 
     def validation(self, number: int) -> Mapping[str, float]:
         """Return how the global network of a round does on the sites' validation splits, in the key metric, by site.

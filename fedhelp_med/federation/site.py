@@ -182,6 +182,8 @@ class SiteHost:
             if isinstance(client, PersonalClient):  # a stock client knows neither splits nor networks of its own
                 exchanged = ("global",) if weights is not None else ()
                 if isinstance(client, FedHelpAlgo):
+                    if weights is not None:  # a site without a split to evaluate deploys them all the same
+                        client.receive_global(_exchange(weights))
                     report.choice = self._choose(client, number, weights, signals.get(self.job.name, {}), report)
                 report.rows += self._evaluate(number, "deployed", "validation", weights, report)
                 self._keep_studies("deployed", "validation")

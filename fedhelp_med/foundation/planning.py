@@ -79,7 +79,8 @@ def plan_acquisition(
         for _, key, _ in unanswered(paths, model, book, guard, count, refused):
             fresh.add(key)
             count.settle()
-    size = batch_size or int(getattr(model, "batch_size", BATCH_SIZE))
+    most = int(getattr(model, "batch_size", 0)) or batch_size or BATCH_SIZE
+    size = min(most, batch_size or most)
     image_bytes = 4 * math.prod(model.input.shape)
     asked = calls = 0
     exhausted = None

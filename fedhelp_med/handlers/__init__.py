@@ -17,7 +17,16 @@ from fedhelp_med.handlers.metrics import (
     recognised,
 )
 from fedhelp_med.handlers.proximal import ProximalTerm
-from fedhelp_med.handlers.schedule import GATE, Constant, FirstPart, LinearWarmUp, Schedule, WhileAhead, as_schedule
+from fedhelp_med.handlers.schedule import (
+    GATE,
+    Constant,
+    FirstPart,
+    LinearWarmUp,
+    Schedule,
+    UnlessShut,
+    WhileAhead,
+    as_schedule,
+)
 from fedhelp_med.handlers.studies import StudyResults, class_probabilities
 from fedhelp_med.handlers.term import LossTerm
 from fedhelp_med.handlers.warm_start import PublicWarmStart
@@ -47,6 +56,7 @@ __all__ = [
     "SplitMetric",
     "StudyDice",
     "StudyResults",
+    "UnlessShut",
     "WhileAhead",
     "accuracy",
     "as_schedule",

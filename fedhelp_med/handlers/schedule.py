@@ -103,6 +103,24 @@ class WhileAhead:
         return self.value if ahead else 0.0
 
 
+@dataclass(frozen=True)
+class UnlessShut:
+    """``value``, but 0 while the server's zero-shot gate is shut; an engine that knows of no gate has ``value``.
+
+    Args:
+        value: the weight.
+        gated: False where the gate says nothing about the knowledge (embeddings have no classes).
+    """
+
+    value: float
+    gated: bool = True
+
+    def __call__(self, engine: Any) -> float:
+        """Return the weight for the current round."""
+        shut = self.gated and getattr(engine.state, "signals", {}).get(GATE) is False
+        return 0.0 if shut else self.value
+
+
 def as_schedule(weight: float | Schedule) -> Schedule:
     """Return ``weight`` itself when it is a schedule, else a constant one."""
     return weight if callable(weight) else Constant(float(weight))

@@ -51,18 +51,18 @@ class PublicWarmStart:
         self.knowledge_weight = knowledge_weight
         self.trust = trust
         self.gated = gated
+        self.done = False
 
     def attach(self, engine: Any) -> None:
         """Register with a trainer."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Any) -> None:
-        """Train once, at the start of round 1."""
+        """Train once, at the start of the site's first round."""
         state = engine.state
-        if getattr(state, "federated_round", 1) != 1:
+        if self.done or (self.gated and not getattr(state, "signals", {}).get(GATE)):
             return
-        if self.gated and not getattr(state, "signals", {}).get(GATE):
-            return
+        self.done = True
         network: nn.Module = getattr(engine, self.network)
         optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate, weight_decay=1e-4)
         distillation = ForwardDistillationLoss()
@@ -82,3 +82,11 @@ class PublicWarmStart:
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+
+    def state_dict(self) -> dict[str, bool]:
+        """Return whether it has acted: a site that is built anew does not start over, one that failed then does."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, bool]) -> None:
+        """Restore whether it has acted."""
+        self.done = state["done"]

@@ -12,6 +12,7 @@ from fedhelp_med.handlers import (
     FoundationGuidance,
     PublicWarmStart,
     RankingDistillation,
+    UnlessShut,
     WhileAhead,
 )
 from fedhelp_med.methods.base import TRAIN, TRAIN_LARGE, TRUST, Method, Role, RolePlan, Server, Settings, handler
@@ -51,7 +52,7 @@ class FedHelpSettings(Settings):
             by more than a standard error: from then on the model would hold the sites back.
         average: deploy the mean of the site's own network and the global one.
         balance: a deployed classifier's logits are shifted by the site's own class frequencies, so that its likeliest
-            class maximises the balanced accuracy; the order of the images, and so the AUC, stays.
+            class maximises the balanced accuracy; with two classes the order of the images, and so the AUC, stays.
         choose: unless another network of the site is better on its validation split by more than a standard error.
     """
 
@@ -81,6 +82,9 @@ class FedHelpSettings(Settings):
     balance: bool = False
     choose: bool = False
 
+
+KIND = "getattr(@public#knowledge, 'kind', 'logits')"
+"""MONAI config, inside an expression, of what the foundation model answers with."""
 
 RECOMMENDED: Mapping[str, Any] = {
     "learning_rate": 2e-3,
@@ -195,11 +199,11 @@ class FedHelp(Method):
                 public_loader="@public#dataloader",
                 head="@head",
                 channels="$None if @public#knowledge is None else @public#knowledge.channels",
-                weight=self.settings.guidance,
+                weight=handler(UnlessShut, value=self.settings.guidance, gated=f"${KIND} != 'embedding'"),
                 knowledge_weight=self.settings.knowledge,
                 temperature=self.settings.temperature,
                 target=self.settings.head,
-                kind="$getattr(@public#knowledge, 'kind', 'logits')",
+                kind=f"${KIND}",
                 trust=TRUST,
                 project=self.settings.guidance_project,
                 weights=self.settings.guidance_weights,

@@ -45,7 +45,7 @@ class FedMD(Method):
         """Return the plan of the one network that the site trains: the small or the large one."""
         swapped = {"network_def": "@large_network_def", "head": "@large_head"} if role == "large" else {}
         return RolePlan(
-            trained="local",
+            trained="own",
             handlers=(
                 handler(
                     PublicConsensus,
@@ -59,7 +59,7 @@ class FedMD(Method):
                 ),
             ),
             overlay={**swapped, "consensus": {"dataset": PLAIN_PUBLIC}},
-            deployed=("local",),
+            deployed=("own",),
         )
 
 

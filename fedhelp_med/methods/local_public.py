@@ -45,4 +45,4 @@ class LocalPublic(Local):
             trust=TRUST,
             gated=False,
         )
-        return RolePlan(trained=alone.trained, handlers=(start,), overlay=alone.overlay, deployed=alone.deployed)
+        return RolePlan(trained="own", handlers=(start,), overlay=alone.overlay, deployed=("own",))

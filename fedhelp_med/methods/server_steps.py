@@ -105,12 +105,14 @@ def overtaken(server: Server) -> int | None:
     """Return the first round whose global network did better than the warm-started one, None while there is none.
 
     Better is a mean difference over the sites' validation splits of more than its standard error. The sites report
-    these results anyway; those of a site that failed in one of the two rounds do not count.
+    these results anyway; those of a site that failed in one of the two rounds do not count, nor undefined ones (the
+    AUC of one class).
     """
     start = server.validation(0)
     for number in range(1, server.round):
         later = server.validation(number)
         gains = [later[site] - start[site] for site in sorted(start.keys() & later.keys())]
+        gains = [gain for gain in gains if math.isfinite(gain)]
         if gains and fmean(gains) > (stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0):
             return number
     return None

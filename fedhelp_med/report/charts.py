@@ -17,6 +17,7 @@ LINES = {  # of a network's curve: colour, dashes, width
     "large": (LARGE, "solid", 1.8),
     "surrogate": (SMALL, "solid", 1.6),
     "proxy": (SMALL, "solid", 1.6),
+    "own": (SMALL, "solid", 1.6),
 }
 ROW = 0.24  # inches
 MOST_CLASSES = 4

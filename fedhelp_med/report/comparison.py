@@ -128,6 +128,9 @@ def read_results(
     """
     rows = {cell: [row for row in cell.workspace.final(split) if row.model == "deployed"] for cell in cells}
     found = sorted({row.metric for own in rows.values() for row in own})
+    if not found and any(cell.workspace.complete for cell in cells):
+        other = "validation" if split == "testing" else "testing"
+        raise InputError(f"no site has a {split} split to compare on; add one, or use --split {other}")
     if not found:
         raise InputError("the comparison has no finished cell; run it to the end first")
     metric = metric or key_metric(found)

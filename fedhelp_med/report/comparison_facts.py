@@ -16,7 +16,7 @@ from fedhelp_med.report.disparity import SiteGain, disparities
 from fedhelp_med.report.gather import Curve, metric_name, read_content, read_rows
 from fedhelp_med.report.sheets import Sheet
 
-SHOWN = {"small": ("global", "surrogate", "local"), "large": ("large", "global", "proxy", "local")}
+SHOWN = {"small": ("global", "surrogate", "own", "local"), "large": ("large", "global", "proxy", "own", "local")}
 """The network whose curve stands for a method at the sites of a role: the first of these that it has."""
 
 

@@ -28,8 +28,9 @@ class SiteResult:
 
     @property
     def gain(self) -> float | None:
-        """Deployed minus local-only."""
-        return None if self.local is None else self.deployed - self.local
+        """Deployed minus local-only; None where one of them is not there or not defined (the AUC of one class)."""
+        gain = math.nan if self.local is None else self.deployed - self.local
+        return None if math.isnan(gain) else gain
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,10 @@ def test_check_reads_a_federation_file(monkeypatch, capsys, tmp_path):
     (tmp_path / "hospital/datalist.json").unlink()
     assert fedhelp(monkeypatch, "data", "check", path) == 1
     assert "this datalist does not exist" in capsys.readouterr().out
-    path.write_text("name: [")
-    assert fedhelp(monkeypatch, "data", "check", path) == 2
-    assert "cannot be read as a federation file" in capsys.readouterr().err
+    for text, told in (("name: [", "is not valid YAML"), ("name: a\nround: 1", "round")):
+        path.write_text(text)
+        assert fedhelp(monkeypatch, "data", "check", path) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_wrong_input_has_exit_status_2(monkeypatch, capsys, tmp_path):

@@ -1,6 +1,7 @@
 """A finished site's network elsewhere: a MONAI bundle and an ONNX model that answer as the site's network does."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -20,7 +21,7 @@ from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.export.bundle import export_bundle
 from fedhelp_med.export.deployed import read_deployed
 from fedhelp_med.export.onnx_model import export_onnx, largest_difference, write_onnx
-from fedhelp_med.federation.loading import load_federation
+from fedhelp_med.federation.loading import bundle_folder, load_federation
 from fedhelp_med.federation.runner import run_federation
 
 pytestmark = pytest.mark.integration
@@ -51,6 +52,18 @@ def volumes(tmp_path_factory):
     (folder / "federation.yaml").write_text(yaml.safe_dump(content))
     run_federation(load_federation(folder / "federation.yaml"), folder / "run")
     return folder / "run"
+
+
+def test_data_in_the_runs_bundle_are_not_exported(tmp_path):
+    bundle = tmp_path / "own"
+    shutil.copytree(bundle_folder("fedhelp_classification"), bundle, ignore=shutil.ignore_patterns("models"))
+    for planted in ("data/patient.nii.gz", "configs/train.json.orig", "notes.csv"):
+        (bundle / planted).parent.mkdir(exist_ok=True)
+        (bundle / planted).write_text("planted")
+    write_federation(tmp_path, bundle=str(bundle), rounds=1, method="fedavg")
+    run_federation(load_federation(tmp_path / "federation.yaml"), tmp_path / "run")
+    export_bundle(tmp_path / "run", "clinic-a", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["LICENSE", "configs", "docs", "models"]
 
 
 @pytest.mark.parametrize("site", ["clinic-a", "hospital-a"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import write_site
 
+from fedhelp_med.common.errors import InputError
 from fedhelp_med.federation.deployment import Candidate, choose, scores
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.federation.runner import run_federation
@@ -135,6 +136,18 @@ def test_the_server_stops_distilling_when_the_reported_results_are_past_the_warm
     past = 1 + next(n for n, gain in enumerate(gains) if gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5)
     ended = [event["round"] for event in workspace.events() if event["event"] == "distillation_ended"]
     assert ended == [past + 1]
+
+
+@pytest.mark.integration
+def test_a_public_set_that_fills_no_batch_is_refused(federation_file, tmp_path):
+    write_site(tmp_path / "public", training=4, seed=9)
+    path = federation_file(
+        preset="recommended",
+        public={"data": "public/datalist.json"},
+        overrides={"public#dataloader#drop_last": True, "public#dataloader#batch_size": 8},
+    )
+    with pytest.raises(InputError, match="public set: it gives no batch"):
+        run_federation(load_federation(path), tmp_path / "run")
 
 
 def is_key_result(row):

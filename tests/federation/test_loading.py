@@ -157,6 +157,7 @@ def test_wrong_datalists(federation_file, tmp_path, capsys, monkeypatch, case):
     [
         ("name: [a\nrounds: 1", r"is not valid YAML at line \d+, column \d+"),
         ("name: a\nname: b\nrounds: 1", r"the key 'name' stands twice"),
+        ("name: \x01", r"is not valid YAML \(unacceptable character"),
         ("- a\n- b", r"file: \['a', 'b'\] is not a mapping"),
         ("", r"file: None is not a mapping"),
     ],

@@ -66,3 +66,16 @@ def test_a_run_counts_every_round_of_both_networks(federation_file, tmp_path):
     rounds = json.loads((cells[1].workspace.site("clinic-a") / "flops.json").read_text())
     assert list(rounds) == ["1", "2"] and rounds["1"] == rounds["2"]
     assert read_flops(tmp_path) is None
+
+
+def test_the_fine_tuning_pass_counts_as_well(federation_file, tmp_path):
+    class Silent:
+        def started(self, *_):
+            pass
+
+        cell_done = started
+
+    cells = make_cells(load_federation(federation_file()), ["fedhelp@settings.choose=true"], 1, tmp_path / "out")
+    run_cells(cells, tmp_path / "out", 1, Silent())
+    passes = json.loads((cells[0].workspace.site("clinic-a") / "flops.json").read_text())
+    assert list(passes) == ["1", "2", "fine-tuning"] and passes["fine-tuning"] == passes["1"]

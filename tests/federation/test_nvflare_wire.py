@@ -1,6 +1,7 @@
 """What participants of an NVFlare job are told and tell, and the runner over that wire without NVFlare."""
 
 import json
+import math
 import threading
 
 import pytest
@@ -130,7 +131,8 @@ def over_wire(federation_file, tmp_path, monkeypatch):
 
         observer = BestModel(workspace, ["clinic-a", "clinic-b"])
         runner = run_methods(server_federation(plan.for_server()), workspace, constants, observer, sites)
-        return wire, workspace, runner
+        hosts = sites(runner.federation, workspace, constants)
+        return wire, workspace, lambda: cross_evaluate(runner, hosts, workspace)
 
     return run
 
@@ -147,7 +149,7 @@ def over_wire(federation_file, tmp_path, monkeypatch):
 def test_over_the_wire_the_numbers_are_the_same(changes, federation_file, over_wire, tmp_path):
     path = federation_file(**changes)
     here = run_federation(load_federation(path), tmp_path / "here")
-    _, there, runner = over_wire(path)
+    _, there, cross_evaluate = over_wire(path)
     assert there.metrics_file.read_bytes() == here.metrics_file.read_bytes()
     last = changes.get("rounds", 2)
     one, other = load_file(here.model(last)), load_file(there.model(last))
@@ -159,9 +161,16 @@ def test_over_the_wire_the_numbers_are_the_same(changes, federation_file, over_w
     assert all(torch.equal(large[key], expected[key]) for key in expected)
     assert not list((tmp_path / "wire/server").rglob("*large*"))  # a large network does not leave its site
 
-    cross_evaluate(runner, there)
+    cross_evaluate()
     table = (there.root / "cross_site.csv").read_text().splitlines()
     assert len(table) == 1 + 4 * 4 * 3
+    # The job is submitted again after its run was complete: there is no round to be done, the table is there.
+    _, _, cross_evaluate_again = over_wire(path)
+    cross_evaluate_again()
+    assert (there.root / "cross_site.csv").read_text().splitlines() == table
+    (there.root / "cross_site.csv").unlink()
+    cross_evaluate_again()
+    assert (there.root / "cross_site.csv").read_text().splitlines() == table
     own = {row.value for row in here.final() if (row.site, row.model, row.metric) == ("clinic-a", "surrogate", "auc")}
     line = next(line for line in table if line.startswith("clinic-a,clinic-a,testing,auc"))
     assert float(line.rsplit(",", 1)[1]) == pytest.approx(own.pop(), abs=1e-6)
@@ -222,7 +231,7 @@ def test_a_site_answers_to_its_steps_only(federation_file, tmp_path, monkeypatch
 def test_the_best_round_is_chosen_by_the_small_sites(tmp_path):
     workspace = ServerWorkspace(tmp_path)
     best = BestModel(workspace, ["clinic"])
-    for number, (small, large) in enumerate([(0.5, 0.9), (0.8, 0.1), (0.7, 1.0)]):
+    for number, (small, large) in enumerate([(0.5, 0.9), (0.8, 0.1), (0.7, 1.0), (math.nan, 1.0)]):
         workspace.save_global(number, {"w": torch.tensor([float(number)])})
         rows = [
             Row(number, site, role, "global", "validation", "auc", value)

@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.federation.hosts import submit
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.federation.runner import run_federation
 from fedhelp_med.federation.workspace import Workspace
@@ -145,6 +146,28 @@ def test_a_dead_worker_process_fails_its_sites_only(federation_file, tmp_path):
     workspace = run_federation(load_federation(path), tmp_path / "run", create=dying_client)
     failed = {event["site"] for event in workspace.events() if event["event"] == "site_failed"}
     assert "hospital-a" in failed and "hospital-b" not in failed
+
+
+def test_a_worker_process_that_died_idle_is_replaced():
+    pools = {}
+    first = submit(pools, 0, os.getpid).result()
+    assert first != os.getpid()
+    os.kill(first, signal.SIGKILL)
+    while not pools[0]._broken:
+        time.sleep(0.01)
+    assert submit(pools, 0, os.getpid).result() not in (first, os.getpid())
+    pools[0].shutdown()
+
+
+def test_a_site_with_training_images_alone_deploys_the_final_global_network(federation_file, tmp_path):
+    path = federation_file(method="fedavg")
+    datalist = tmp_path / "sites/clinic-a/datalist.json"
+    content = json.loads(datalist.read_text())
+    datalist.write_text(json.dumps({k: v for k, v in content.items() if k not in ("validation", "testing")}))
+    workspace = run_federation(load_federation(path), tmp_path / "run")
+    deployed = load_file(workspace.site("clinic-a") / "deployed/global.safetensors")
+    final = load_file(workspace.model(2))
+    assert all(torch.equal(deployed[key], tensor) for key, tensor in final.items())
 
 
 def dying_client(job):

@@ -225,4 +225,7 @@ def test_a_dry_run_sends_and_writes_nothing(tmp_path, path):
     content = path.read_bytes()
     plan = plan_acquisition(datalist, service, path, batch_size=2)
     assert (plan.asked, plan.calls) == (3, 2)
+    plan = plan_acquisition(datalist, service, path, batch_size=100)  # the service takes 3
+    assert (plan.asked, plan.calls) == (3, 1)
+    assert plan_acquisition(datalist, service, tmp_path / "new.sqlite", batch_size=100).calls == 3
     assert path.read_bytes() == content and sum(service.asked) == 4

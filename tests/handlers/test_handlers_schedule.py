@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ignite.engine import Events, State
 
 from fedhelp_med.common.errors import InputError
-from fedhelp_med.handlers import Constant, FirstPart, LinearWarmUp, WhileAhead, as_schedule
+from fedhelp_med.handlers import GATE, Constant, FirstPart, LinearWarmUp, UnlessShut, WhileAhead, as_schedule
 
 WEIGHTS = st.floats(0, 100)
 LENGTHS = st.integers(1, 200)
@@ -126,6 +126,18 @@ def test_without_signals_nothing_is_known() -> None:
 def test_who_is_compared_can_be_chosen() -> None:
     schedule = WhileAhead(0.3, leader="large", follower="proxy")
     assert schedule(engine(signals={"validation": {"large": 0.7, "proxy": 0.6, "global": 0.8}})) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("signals", "gated", "weight"),
+    [({GATE: False}, True, 0.0), ({GATE: True}, True, 0.5), ({}, True, 0.5), ({GATE: False}, False, 0.5)],
+)
+def test_a_shut_gate_takes_the_weight_away(signals: dict[str, bool], gated: bool, weight: float) -> None:
+    assert UnlessShut(0.5, gated)(engine(signals=signals)) == weight
+
+
+def test_without_a_server_there_is_no_gate() -> None:
+    assert UnlessShut(0.5)(engine()) == 0.5
 
 
 # Numbers

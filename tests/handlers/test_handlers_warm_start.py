@@ -74,10 +74,21 @@ def test_one_sigmoid_channel_learns_as_well() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "signals"), [(1, {}), (1, {GATE: False}), (2, {GATE: True})], ids=["no gate", "shut", "round 2"]
+    ("number", "signals"), [(1, {}), (1, {GATE: False}), (2, {GATE: False})], ids=["no gate", "shut", "round 2"]
 )
 def test_otherwise_the_public_set_is_not_even_read(number: int, signals: dict[str, bool]) -> None:
     assert run(trainer_with(PublicWarmStart(Refuses(), steps=3), number, **signals)) == set()
+
+
+def test_it_acts_once_in_the_first_round_that_the_site_is_there_for() -> None:
+    handler = PublicWarmStart(public(), steps=3)
+    trainer = trainer_with(handler, 2, **{GATE: True})
+    assert run(trainer) == {"large_network"}
+    trainer.state.federated_round = 3
+    assert run(trainer) == set()
+    anew = PublicWarmStart(Refuses(), steps=3)
+    anew.load_state_dict(handler.state_dict())
+    assert run(trainer_with(anew, 4, **{GATE: True})) == set()
 
 
 def test_a_trainer_that_runs_alone_starts_cold() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from methods_plans import merged, plan_of, targets
+from monai.bundle import ConfigParser
 from pydantic import ValidationError
 
-from fedhelp_med.handlers import ForwardDistillation, FoundationGuidance, RankingDistillation
+from fedhelp_med.handlers import ForwardDistillation, FoundationGuidance, RankingDistillation, UnlessShut
 from fedhelp_med.methods import METHODS, ROLES, Role, create_method
 
 # FedHelp
@@ -41,6 +42,13 @@ def test_the_recommended_preset_moves_the_knowledge_to_the_server() -> None:
     assert large.deployed == ("large", "global")
 
 
+def test_guidance_waits_for_the_gate_except_of_embeddings_which_have_no_classes() -> None:
+    weight = plan_of("fedhelp", "paper", "small").handlers[0]["weight"]
+    for kind, gated in (("logits", True), ("embedding", False)):
+        parser = ConfigParser({"public": {"knowledge": SimpleNamespace(kind=kind)}, "weight": dict(weight)})
+        assert parser.get_parsed_content("weight") == UnlessShut(1.0, gated)
+
+
 def test_settings_reach_the_handlers() -> None:
     wanted = {
         "guidance": 0.5,
@@ -55,8 +63,8 @@ def test_settings_reach_the_handlers() -> None:
     }
     (guidance,) = plan_of("fedhelp", "paper", "small", **wanted).handlers
     forward, ranking = plan_of("fedhelp", "paper", "large", **wanted).handlers
-    assert {"weight": 0.5, "knowledge_weight": 0.7, "target": "task", "temperature": 2.0}.items() <= guidance.items()
-    assert guidance["weights"] == "nearness"
+    assert {"knowledge_weight": 0.7, "target": "task", "temperature": 2.0}.items() <= guidance.items()
+    assert (guidance["weight"]["value"], guidance["weights"]) == (0.5, "nearness")
     assert {"weight": 0.3, "temperature": 2.0}.items() <= forward.items()
     assert {"weight": 0.1, "loss": "margin", "top_k": 2, "margin": 0.4}.items() <= ranking.items()
 

@@ -274,7 +274,7 @@ def test_local_public_starts_from_the_soft_labels_and_stays_alone(run, world) ->
         adam(network, lambda n=network: kl(knowledge, n(public)), steps=4)
         image, label = world["images"][name]
         descend(lambda n=network, x=image, y=label: task(n, x, y), network, steps=STEPS * ROUNDS)
-        assert_same(deployed(root, name, "local"), copy_of(network), tolerance=1e-4)
+        assert_same(deployed(root, name, "own"), copy_of(network), tolerance=1e-4)
 
 
 def test_fedmd_approaches_the_mean_logits_then_its_own_images(run, world) -> None:
@@ -290,7 +290,7 @@ def test_fedmd_approaches_the_mean_logits_then_its_own_images(run, world) -> Non
             descend(lambda n=network, x=image, y=label: task(n, x, y), network)
         consensus = sum(WEIGHTS[name] * network(public).detach() for name, network in networks.items())
     for name, network in networks.items():
-        assert_same(deployed(root, name, "local"), copy_of(network), tolerance=1e-4)
+        assert_same(deployed(root, name, "own"), copy_of(network), tolerance=1e-4)
     sent = load_file(root / "sites" / "clinic-a" / f"round-{ROUNDS:04d}" / "update.safetensors")
     assert {key: tuple(value.shape) for key, value in sent.items()} == {"predictions": (6, 2)}
 

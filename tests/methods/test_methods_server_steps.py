@@ -337,6 +337,8 @@ PAST = [*AHEAD, {"a": 0.8, "b": 0.55}]
         ([AHEAD[0], {"a": 0.84, "b": 0.49}], None),  # 0.065 and 0.075
         ([AHEAD[0], {"a": 0.6}, {"b": 0.6}], 2),  # the other site failed: the pair is all that can be compared
         ([{}, AHEAD[0]], None),
+        ([AHEAD[0], {"a": float("nan"), "b": 0.6}], 1),  # a split of one class has no AUC
+        ([AHEAD[0], {"a": float("nan"), "b": float("nan")}], None),
     ],
 )
 def test_the_sites_are_past_the_model_once_their_mean_on_validation_is_clearly_above_the_warm_start(

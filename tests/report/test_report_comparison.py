@@ -184,6 +184,16 @@ def test_dice_is_averaged_over_the_drawn_studies_and_the_classes(cells):
     assert 0.005 < results.draws[0, :, 0, 0].std() < 0.03
 
 
+def test_a_comparison_without_a_testing_split_says_so(cells):
+    own = cells("local,fedhelp", 1)
+    for cell in own:
+        cell.workspace.finish([Row(2, "clinic-a", "small", "deployed", "validation", "auc", 0.5)])
+    with pytest.raises(
+        InputError, match="no site has a testing split to compare on; add one"
+    ):
+        read_results(own)
+
+
 def test_a_metric_that_was_not_measured_is_refused(cells):
     own = cells("local,fedhelp", 1)
     with pytest.raises(InputError, match="no finished cell"):

@@ -49,6 +49,12 @@ def test_a_gap_with_an_undefined_value_is_undefined():
     assert summarise(rows).gap("deployed") is None
 
 
+def test_a_site_whose_result_is_undefined_does_not_hide_the_gain_of_the_others():
+    summary = summarise([*ROWS[:-3], row("clinic-a", "small", "deployed", math.nan)])
+    assert summary.sites[0].gain is None
+    assert summary.mean_gain("small") == pytest.approx(-0.02)
+
+
 def test_the_printed_table_shows_every_number():
     text = io.StringIO()
     print_summary(Console(file=text, width=120), summarise(ROWS), "fedhelp", "demo")

@@ -125,8 +125,6 @@ class FedHelpController(Controller):  # type: ignore[misc]  # NVFlare is untyped
         federation = server_federation(self._plan)
         if not workspace.federation_file.is_file():
             save_federation(federation, workspace.federation_file)
-        if workspace.complete:
-            return
 
         def sites(of: Federation, where: Workspace, _: Mapping[str, Any]) -> Hosts:
             part = "main" if where.root == workspace.root else "reference"
@@ -136,4 +134,4 @@ class FedHelpController(Controller):  # type: ignore[misc]  # NVFlare is untyped
         best = BestModel(workspace, small or [site.name for site in federation.sites])
         runner = run_methods(federation, workspace, self._plan.constants, best, sites)
         if federation.method.exchange == "weights":
-            cross_evaluate(runner, workspace)
+            cross_evaluate(runner, sites(federation, workspace, self._plan.constants), workspace)

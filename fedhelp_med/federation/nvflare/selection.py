@@ -3,14 +3,17 @@
 import csv
 import io
 import json
+import math
 import tempfile
 from pathlib import Path
 
 from fedhelp_med.common.files import replacing, write_json, write_text
-from fedhelp_med.federation.hosts import Outcome
+from fedhelp_med.federation.hosts import Hosts, Outcome
 from fedhelp_med.federation.runner import Runner
 from fedhelp_med.federation.state import save_tensors
 from fedhelp_med.federation.workspace import Row, Workspace, key_metric
+
+CROSS_SITE = "cross_site.csv"
 
 
 class BestModel:
@@ -35,7 +38,7 @@ class BestModel:
         """Compare the round with the best so far."""
         own = [row for row in rows if row.model == "global" and row.split == "validation" and row.site in self._small]
         metric = key_metric(row.metric for row in own)
-        values = [row.value for row in own if row.metric == metric]
+        values = [row.value for row in own if row.metric == metric and math.isfinite(row.value)]
         if not values:
             return
         mean = sum(values) / len(values)
@@ -47,23 +50,24 @@ class BestModel:
         write_json(meta, {"round": number, "metric": metric, "value": mean, "sites": sorted(self._small)})
 
 
-def cross_evaluate(runner: Runner, workspace: Workspace) -> None:
-    """Let every site test every site's last upload, and write ``cross_site.csv``.
+def cross_evaluate(runner: Runner, hosts: Hosts, workspace: Workspace) -> None:
+    """Let every site test every site's last upload, and write ``cross_site.csv``, once for a run.
 
     Only exchanged networks are tested: a large network does not leave its site.
     """
-    number = runner.server.round
+    if (workspace.root / CROSS_SITE).is_file():
+        return
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["network_of", "site", "split", "metric", "value"])
-    for owner, state in sorted(runner.server.updates.items()):
+    for owner, state in sorted(runner.last_uploads().items()):
         with tempfile.TemporaryDirectory(dir=workspace.root, prefix=".cross-") as folder:
             path = Path(folder) / "model.safetensors"
             save_tensors(path, dict(state))
-            for name, outcome in runner.hosts.each("evaluate", number, path, "testing"):
+            for name, outcome in hosts.each("evaluate", runner.file.rounds, path, "testing"):
                 if isinstance(outcome, Exception):
                     workspace.record("site_failed", site=name, step="cross-site evaluation", error=str(outcome))
                     continue
                 for row in outcome.rows:
                     writer.writerow([owner, name, row.split, row.metric, f"{row.value:.6f}"])
-    write_text(workspace.root / "cross_site.csv", text.getvalue())
+    write_text(workspace.root / CROSS_SITE, text.getvalue())
