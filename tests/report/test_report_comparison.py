@@ -188,9 +188,7 @@ def test_a_comparison_without_a_testing_split_says_so(cells):
     own = cells("local,fedhelp", 1)
     for cell in own:
         cell.workspace.finish([Row(2, "clinic-a", "small", "deployed", "validation", "auc", 0.5)])
-    with pytest.raises(
-        InputError, match="no site has a testing split to compare on; add one"
-    ):
+    with pytest.raises(InputError, match="no site has a testing split to compare on; add one"):
         read_results(own)
 
 
