@@ -143,7 +143,6 @@ CHANGES = (
     Change("docs/disparity.md", "--seeds 5", "--seeds 1 --workers 1", ONE_SEED),
     Change("docs/disparity.md", "fedavg@rounds=30", "fedavg@rounds=2", MINUTES),
     Change("docs/results.md", "--seeds 5", "--seeds 1 --workers 1", ONE_SEED),
-    Change("docs/results.md", "--seeds 3", "--seeds 1 --workers 1", ONE_SEED),
     Change("docs/results.md", "--rounds 15", "--rounds 1", MINUTES),
     Change("docs/results.md", "@rounds=20", "@rounds=2", MINUTES),
     Change("docs/results.md", "@rounds=30", "@rounds=2", MINUTES),
