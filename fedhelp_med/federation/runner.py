@@ -151,7 +151,7 @@ class Runner:
         """Go on after the last committed round."""
         self.server.round = done
         self.server.signals = self.workspace.meta(0)["signals"]
-        self._rows = [row for row in self.workspace.rows() if row.round == done]
+        self._rows = self.workspace.round_rows(done)
         if self.workspace.model(done).is_file():
             self.server.weights = self.workspace.load_global(done)
 

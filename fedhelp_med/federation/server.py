@@ -91,7 +91,7 @@ class Server:
 
         The sites report it after every round. Empty for a round that is not committed.
         """
-        rows = [row for row in self._workspace.rows() if row.round == number and row.model == "global"]
+        rows = [row for row in self._workspace.round_rows(number) if row.model == "global"]
         return {name: key_results(rows, name)["global"] for name in sorted({row.site for row in rows})}
 
     def count_recognised(self) -> Counts:

@@ -119,6 +119,11 @@ class Workspace:
         testing = self.root / "testing.json"
         return self._with_testing(_read_rows(testing)) if self.complete else self._rounds()
 
+    def round_rows(self, number: int) -> list[Row]:
+        """Return the metrics that were committed with a round, none of one that was not."""
+        file = self.global_round(number) / "meta.json"
+        return _read_rows(file) if file.is_file() else []
+
     def _rounds(self) -> list[Row]:
         return [row for file in sorted(self.root.glob("global/round-*/meta.json")) for row in _read_rows(file)]
 

@@ -26,7 +26,8 @@ def workspace(tmp_path) -> Workspace:
 
 
 def test_metrics_are_rounds_then_testing_then_the_reference(workspace):
-    assert workspace.rows() == [ROUND]
+    assert workspace.rows() == workspace.round_rows(0) == [ROUND]
+    assert workspace.round_rows(1) == []
     workspace.finish([TESTED])
     assert workspace.rows() == [ROUND, TESTED, LOCAL]
     assert workspace.final() == [TESTED]
