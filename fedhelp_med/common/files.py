@@ -67,9 +67,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left in ``folder``, where nobody may be writing."""
-    for leftover in folder.glob(f".*{PARTIAL}*"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    """Remove what killed writers left in ``folder`` and all folders below it, where nobody may be writing."""
+    for leftover in list(folder.rglob(f".*{PARTIAL}*")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)  # it may have stood in a folder that is gone already
 
 
 def write_text(path: Path, text: str) -> None:

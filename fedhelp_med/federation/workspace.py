@@ -111,8 +111,7 @@ class Workspace:
         for folder in (*self.root.glob("global/round-*"), *self.root.glob("sites/*/round-*")):
             if last is None or _number(folder) > last:
                 shutil.rmtree(folder)
-        for folder in (self.root, *self.root.glob("sites/*"), *self.root.glob("global/round-*")):
-            remove_leftovers(folder)
+        remove_leftovers(self.root)
 
     def rows(self) -> list[Row]:
         """Return all committed metrics: rounds in order, then testing, then those of the reference."""

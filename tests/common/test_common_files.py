@@ -156,3 +156,17 @@ def test_a_process_killed_at_any_file_operation_leaves_the_old_or_the_new_whole(
         with (replacing if kind == "file" else replacing_folder)(run / "result") as temporary:
             (temporary if kind == "file" else temporary / "meta.json").write_text("repeated")
         assert (run / "result" if kind == "file" else run / "result" / "meta.json").read_text() == "repeated"
+
+
+def test_what_killed_writers_left_is_removed_at_any_depth(tmp_path: Path) -> None:
+    deep = tmp_path / "sites" / "clinic" / "studies" / "validation"
+    unfinished = deep / ".round.1.partial"
+    unfinished.mkdir(parents=True)
+    kept = [deep / "deployed.csv", deep / ".partially-mine", tmp_path / "partial.csv"]
+    left = [unfinished / ".inner.2.partial.csv", deep / ".deployed.csv.3.partial.csv", tmp_path / ".run.4.partial.json"]
+    for file in (*kept, *left):
+        file.write_text("text")
+    remove_leftovers(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    assert not unfinished.exists()
+    remove_leftovers(tmp_path / "nowhere")
