@@ -52,7 +52,7 @@ def make_example(task: Task, folder: Path, data: Path | None, public: Path | Non
         task: what is learned.
         folder: where the data go.
         data: the user's own: a MedMNIST file for classification, a folder of blood-cell crops for segmentation.
-        public: with ``data``: a zip of labelled images for classification, a second such folder for segmentation.
+        public: a zip of pictures in one folder per class; with ``data`` of blood cells a second such folder.
         seed: of everything.
 
     Raises:
@@ -60,21 +60,24 @@ def make_example(task: Task, folder: Path, data: Path | None, public: Path | Non
     """
     _check_kind(task, data, public)
     if task == "classification":
-        return _lesions(folder, seed) if data is None else _medmnist(folder, data, public, seed)
-    return _tissue(folder, seed) if data is None else _blood_cells(folder, data, public, seed)
+        return _lesions(folder, public, seed) if data is None else _medmnist(folder, data, public, seed)
+    return _tissue(folder, public, seed) if data is None else _blood_cells(folder, data, public, seed)
 
 
 def _check_kind(task: Task, data: Path | None, public: Path | None) -> None:
-    wanted = "a MedMNIST .npz file" if task == "classification" else "a folder with images/ and masks/"
-    if public is not None and data is None:
-        raise InputError(f"--public {public}: goes with --data; name {wanted} as well")
+    crops = "a folder with images/ and masks/"
     if data is not None and data.is_dir() != (task == "segmentation"):
+        wanted = "a MedMNIST .npz file" if task == "classification" else crops
         raise InputError(f"--data {data}: for --task {task} name {wanted}")
+    of_crops = task == "segmentation" and data is not None
+    if public is not None and public.is_dir() != of_crops:
+        wanted = crops if of_crops else "a zip with one folder of pictures per class"
+        raise InputError(f"--public {public}: beside {data or 'the template'} name {wanted}")
 
 
-def _lesions(folder: Path, seed: int) -> Example:
+def _lesions(folder: Path, public: Path | None, seed: int) -> Example:
     return Example(
-        make_icbm_sites(folder, seed=seed),
+        make_icbm_sites(folder, seed=seed, public_zip=public),
         what="simulated lesions on the ICBM 2009 brain template",
         title="demo (simulated lesions)",
         bundle="fedhelp_classification",
@@ -92,9 +95,9 @@ def _medmnist(folder: Path, data: Path, public: Path | None, seed: int) -> Examp
     )
 
 
-def _tissue(folder: Path, seed: int) -> Example:
+def _tissue(folder: Path, public: Path | None, seed: int) -> Example:
     return Example(
-        make_tissue_sites(folder, seed=seed),
+        make_tissue_sites(folder, seed=seed, public_zip=public),
         what="brain tissue on slices of the ICBM 2009 template",
         title="demo (brain tissue)",
         bundle="fedhelp_segmentation",

@@ -63,7 +63,9 @@ def demo(
     ] = None,
     public: Annotated[
         Path | None,
-        typer.Option(help="With --data, as public set: a zip of one folder a class; for segmentation a second folder."),
+        typer.Option(
+            help="The public set: a zip of pictures, one folder a class; with blood cells a second such folder."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; default as documented.")] = None,

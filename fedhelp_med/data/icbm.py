@@ -17,19 +17,22 @@ from fedhelp_med.data.template import SLAB_SLICES, Anatomy
 from fedhelp_med.data.template_sites import Stream, TemplateTask, make_template_sites
 
 
-def make_icbm_sites(folder: Path, *, seed: int, dicom: bool = True, **counts: Unpack[Counts]) -> DemoData:
+def make_icbm_sites(
+    folder: Path, *, seed: int, dicom: bool = True, public_zip: Path | None = None, **counts: Unpack[Counts]
+) -> DemoData:
     """Write the demo's studies (slabs of 64 x 64 x 8 voxels of about 1 mm, int16) and datalists.
 
     Args:
         folder: where; complete data with the same parameters is used again.
         seed: of everything; the same seed gives the same bytes.
         dicom: let every second site store DICOM MR series (of the same voxels) instead of NIfTI files.
+        public_zip: a zip with one folder of pictures per class; they are the public set then, unlabelled.
         **counts: numbers of sites and studies other than the demo's (``Counts``).
 
     Raises:
-        InputError: a count is out of range, nilearn is missing, or the folder holds other data.
+        InputError: a count is out of range, nilearn is missing, the zip is damaged, or the folder holds other data.
     """
-    return make_template_sites(LESIONS, folder, seed, dicom, counts)
+    return make_template_sites(LESIONS, folder, seed, dicom, public_zip, counts)
 
 
 def make_scans(anatomy: Anatomy, scanners: Sequence[Scanner], count: int, stream: Stream) -> Iterator[tuple[Scan, int]]:

@@ -10,8 +10,6 @@ How the file is divided, always with the classes in proportion:
   tested on the same, whole test split**, which beats a handful of studies each.
 """
 
-import hashlib
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -20,13 +18,13 @@ from typing import Unpack
 import nibabel
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.data.demo import Counts, DemoData, Study, StudySet, build_demo, plan_sites
 from fedhelp_med.data.medmnist_file import MedMnistFile, read_medmnist
-from fedhelp_med.data.picture_zip import ZippedPicture, list_pictures, read_pictures
+from fedhelp_med.data.picture_sets import file_hash, picture_studies, png
+from fedhelp_med.data.picture_zip import list_pictures
 
 RECIPE = 1  # counts up when the same parameters give other bytes
 
@@ -75,8 +73,8 @@ def make_medmnist_sites(
         "source": "medmnist",
         "recipe": RECIPE,
         "seed": seed,
-        "data": _sha256(npz),
-        "public_data": None if public_zip is None else _sha256(public_zip),
+        "data": file_hash(npz),
+        "public_data": None if public_zip is None else file_hash(public_zip),
         "roles": roles,
         **counts,
     }
@@ -176,9 +174,7 @@ def _encode(image: npt.NDArray[np.uint8], *, volume: bool) -> bytes:
     if volume:
         nifti = nibabel.Nifti1Image(np.ascontiguousarray(image.transpose(2, 1, 0)), np.eye(4))
         return bytes(nifti.to_bytes())
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return png(image)
 
 
 def _zip_sets(path: Path, source: MedMnistFile, counts: Mapping[str, int], seed: int) -> list[StudySet]:
@@ -194,21 +190,7 @@ def _zip_sets(path: Path, source: MedMnistFile, counts: Mapping[str, int], seed:
 
     def study_set(folder: str, *splits: str) -> StudySet:
         chosen = {split: [pictures[index] for index in parts[folder, split]] for split in splits}
-        studies = {split: _zip_studies(path, chosen[split], source.mode) for split in splits}
+        studies = {split: picture_studies(path, chosen[split], source.mode) for split in splits}
         return StudySet(folder, f"{path.stem}: {folder}", classes, studies, ".png")
 
     return [study_set("public", "training"), study_set("foundation", "training", "validation")]
-
-
-def _zip_studies(path: Path, pictures: Sequence[ZippedPicture], mode: str) -> Iterator[Study]:
-    """The pictures in the private images' colour mode: both go through networks with the same input channels."""
-    for picture, image in zip(pictures, read_pictures(path, pictures, mode), strict=True):
-        yield Study(_encode(image, volume=False), picture.name, picture.label)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None

@@ -13,6 +13,7 @@ import numpy as np
 
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.data.demo import Counts, DemoData, Study, StudySet, build_demo, plan_sites, stores_series
+from fedhelp_med.data.picture_sets import file_hash, public_pictures
 from fedhelp_med.data.scanners import Scanner, draw_scanner
 from fedhelp_med.data.simulated_scan import Scan, as_nifti, as_series
 from fedhelp_med.data.template import GROUPS, Anatomy, find_template, load_template
@@ -50,7 +51,9 @@ class TemplateTask:
     counts: Counts
 
 
-def make_template_sites(task: TemplateTask, folder: Path, seed: int, dicom: bool, given: Counts) -> DemoData:
+def make_template_sites(
+    task: TemplateTask, folder: Path, seed: int, dicom: bool, public_zip: Path | None, given: Counts
+) -> DemoData:
     """Write a task's studies and datalists.
 
     Small sites have a clinic's scanner each, large ones a hospital's. The public set, unlabelled, comes from one
@@ -61,14 +64,19 @@ def make_template_sites(task: TemplateTask, folder: Path, seed: int, dicom: bool
         folder: where; complete data with the same parameters is used again.
         seed: of everything; the same seed gives the same bytes.
         dicom: let every second site store DICOM MR series (of the same voxels) instead of NIfTI files.
+        public_zip: a zip with one folder of pictures per class; they are the public set then, unlabelled.
         given: numbers of sites and studies other than the task's own.
 
     Raises:
-        InputError: a count is out of range, nilearn is missing, or the folder holds other data.
+        InputError: a count is out of range, nilearn is missing, the zip is damaged, or the folder holds other data.
     """
     roles, counts = plan_sites(task.counts, given)
     parameters = {"source": task.source, "recipe": task.recipe, "seed": seed, "roles": roles, "dicom": dicom, **counts}
-    return build_demo(folder, parameters, roles, _sets(task, find_template(), seed, roles, counts, dicom))
+    pictures = None
+    if public_zip is not None:
+        parameters["public_data"] = file_hash(public_zip)
+        pictures = public_pictures(public_zip, counts["public"], seed)
+    return build_demo(folder, parameters, roles, _sets(task, find_template(), seed, roles, counts, dicom, pictures))
 
 
 def _sets(
@@ -78,6 +86,7 @@ def _sets(
     roles: Mapping[str, str],
     counts: Mapping[str, int],
     dicom: bool,
+    pictures: StudySet | None,
 ) -> Iterator[StudySet]:
     template = load_template(template_files)
     anatomy = {group: Anatomy(template, group, task.slices) for group in GROUPS}
@@ -90,9 +99,12 @@ def _sets(
         }
         splits = {split: maker.studies(split, anatomy[split], count) for split, count in sizes.items()}
         yield StudySet(f"sites/{name}", f"{task.title}: {name}", task.classes, splits, ".nii")
-    maker = _Maker(task, seed, "public", ("clinic", "hospital"))
-    studies = maker.studies("training", anatomy["public"], counts["public"], labelled=False)
-    yield StudySet("public", f"{task.title}: public, unlabelled", None, {"training": studies}, ".nii")
+    if pictures is None:
+        maker = _Maker(task, seed, "public", ("clinic", "hospital"))
+        studies = maker.studies("training", anatomy["public"], counts["public"], labelled=False)
+        yield StudySet("public", f"{task.title}: public, unlabelled", None, {"training": studies}, ".nii")
+    else:
+        yield pictures
     maker = _Maker(task, seed, "foundation", FOUNDATION_SCANNERS)
     splits = {
         "training": maker.studies("training", anatomy["foundation"], counts["foundation"]),

@@ -18,19 +18,22 @@ from fedhelp_med.data.template import Anatomy
 from fedhelp_med.data.template_sites import Stream, TemplateTask, make_template_sites
 
 
-def make_tissue_sites(folder: Path, *, seed: int, dicom: bool = True, **counts: Unpack[Counts]) -> DemoData:
+def make_tissue_sites(
+    folder: Path, *, seed: int, dicom: bool = True, public_zip: Path | None = None, **counts: Unpack[Counts]
+) -> DemoData:
     """Write the studies (slices of 64 x 64 pixels of about 1 mm: int16, with a uint8 NIfTI mask each) and datalists.
 
     Args:
         folder: where; complete data with the same parameters is used again.
         seed: of everything; the same seed gives the same bytes.
         dicom: let every second site store DICOM MR series (of the same voxels) instead of NIfTI files.
+        public_zip: a zip with one folder of pictures per class; they are the public set then, unlabelled.
         **counts: numbers of sites and studies other than the demo's (``Counts``).
 
     Raises:
-        InputError: a count is out of range, nilearn is missing, or the folder holds other data.
+        InputError: a count is out of range, nilearn is missing, the zip is damaged, or the folder holds other data.
     """
-    return make_template_sites(TISSUE, folder, seed, dicom, counts)
+    return make_template_sites(TISSUE, folder, seed, dicom, public_zip, counts)
 
 
 def tissue_mask(maps: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

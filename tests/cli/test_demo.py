@@ -8,8 +8,22 @@ import pytest
 from fedhelp_med.cli import demo as demo_module
 from fedhelp_med.cli.main import main
 from fedhelp_med.common.errors import InputError
+from fedhelp_med.data import make_icbm_sites
 
 pytestmark = pytest.mark.integration
+
+FEW = {
+    "small_sites": 1,
+    "large_sites": 1,
+    "small_training": 4,
+    "large_training": 4,
+    "small_validation": 2,
+    "large_validation": 2,
+    "testing": 2,
+    "public": 8,
+    "foundation": 8,
+    "foundation_validation": 2,
+}
 
 
 def fedhelp(monkeypatch, *arguments):
@@ -43,6 +57,22 @@ def test_demo_on_a_medmnist_file(monkeypatch, capsys, tmp_path, shared_data, pub
     assert stop.value.code == 2 and "holds a run already" in capsys.readouterr().err
 
 
-def test_a_public_zip_needs_data(tmp_path):
-    with pytest.raises(InputError, match="goes with --data"):
+def test_pictures_as_public_set_of_the_template_are_answered_by_its_stand_in(
+    monkeypatch, capsys, tmp_path, shared_data
+):
+    def make_few(*arguments, **options):
+        return make_icbm_sites(*arguments, **options, **FEW)
+
+    monkeypatch.setattr("fedhelp_med.cli.examples.make_icbm_sites", make_few)
+    monkeypatch.setattr(demo_module, "STAND_IN_STEPS", 10)
+    out = tmp_path / "demo"
+    public = shared_data / "mednist_300_per_class.zip"
+    fedhelp(monkeypatch, "demo", "--out", out, "--public", public, "--rounds", 1, "--workers", 1)
+    assert "asked once about 8 public images" in capsys.readouterr().out
+    gate = [line for line in (out / "events.jsonl").read_text().splitlines() if '"event": "gate"' in line]
+    assert len(gate) == 1 and "score" in gate[0] and "reason" not in gate[0]
+
+
+def test_a_public_zip_that_is_none(tmp_path):
+    with pytest.raises(InputError, match=r"x\.zip: cannot be read"):
         demo_module.run_demo(tmp_path, None, tmp_path / "x.zip", seed=0, rounds=1, workers=1, resume=False)

@@ -11,7 +11,7 @@ from mask_sites import TINY, write_crops
 from fedhelp_med.cli import demo as demo_module
 from fedhelp_med.cli.main import main
 from fedhelp_med.common.errors import InputError
-from fedhelp_med.data import DemoData, make_blood_cell_sites, make_tissue_sites
+from fedhelp_med.data import DemoData, make_blood_cell_sites, make_tissue_sites, read_datalist
 from fedhelp_med.foundation import InputSpec
 
 pytestmark = pytest.mark.integration
@@ -56,11 +56,13 @@ def fedhelp(monkeypatch, *arguments):
     main()
 
 
-@pytest.mark.parametrize("source", ["template", "cells", "two stains"])
-def test_the_demo_from_nothing_to_a_table(tiny, monkeypatch, capsys, tmp_path, source):
+@pytest.mark.parametrize("source", ["template", "template and pictures", "cells", "two stains"])
+def test_the_demo_from_nothing_to_a_table(tiny, monkeypatch, capsys, tmp_path, shared_data, source):
     out = tmp_path / "demo"
-    data = () if source == "template" else ("--data", write_crops(tmp_path / "stain", 32))
+    data = () if source.startswith("template") else ("--data", write_crops(tmp_path / "stain", 32))
     public = ("--public", write_crops(tmp_path / "other", 20, seed=1)) if source == "two stains" else ()
+    if source == "template and pictures":
+        public = ("--public", shared_data / "mednist_300_per_class.zip")
     fedhelp(monkeypatch, "demo", "--task", "segmentation", "--out", out, "--rounds", 1, "--workers", 1, *data, *public)
     shown = capsys.readouterr().out
     assert "dice_mean on each site's own test studies" in shown and "Gap between the roles" in shown
@@ -71,6 +73,9 @@ def test_the_demo_from_nothing_to_a_table(tiny, monkeypatch, capsys, tmp_path, s
     assert {(site, model) for site in sites for model in ("local", "deployed")} <= tested
     file = yaml.safe_load((out / "data/federation.yaml").read_text())
     assert file["bundle"] == "fedhelp_segmentation"
+    images = [item["image"] for item in read_datalist(tiny["data"].public).splits["training"]]
+    suffix = ".nii" if source == "template" else ".png"
+    assert len(images) >= 6 and all(image.endswith(suffix) for image in images)
 
 
 def test_data_of_the_other_task_are_refused(tmp_path):
@@ -81,5 +86,7 @@ def test_data_of_the_other_task_are_refused(tmp_path):
         demo_module.run_demo(tmp_path / "out", npz, None, task="segmentation", **options)
     with pytest.raises(InputError, match=r"for --task classification name a MedMNIST \.npz file"):
         demo_module.run_demo(tmp_path / "out", tmp_path, None, **options)
-    with pytest.raises(InputError, match="goes with --data; name a folder"):
+    with pytest.raises(InputError, match="beside the template name a zip with one folder of pictures per class"):
         demo_module.run_demo(tmp_path / "out", None, tmp_path, task="segmentation", **options)
+    with pytest.raises(InputError, match=r"chest\.npz: beside .* name a folder with images/ and masks/"):
+        demo_module.run_demo(tmp_path / "out", tmp_path, npz, task="segmentation", **options)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 
 import nibabel
@@ -11,6 +12,7 @@ from monai.transforms import LoadImage
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.data import make_icbm_sites, read_datalist
 from fedhelp_med.data.demo import DemoSite
+from fedhelp_med.data.picture_sets import png
 
 pytestmark = pytest.mark.integration
 
@@ -111,6 +113,33 @@ def test_more_studies_elsewhere_leave_a_site_as_it_is(demo, tmp_path):
     folder, _ = demo
     make_icbm_sites(tmp_path, **{**TINY, "public": 6, "large_training": 8, "small_sites": 1})
     assert contents(tmp_path / "sites/clinic-a") == contents(folder / "sites/clinic-a")
+
+
+def test_pictures_of_another_domain_take_the_place_of_the_public_set_only(demo, tmp_path):
+    pictures = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(pictures, "w") as archive:
+        for index in range(6):
+            archive.writestr(
+                f"{'hands' if index % 2 else 'heads'}/{index}.png", png(np.full((48, 40), 40 * index, np.uint8))
+            )
+    folder, _ = demo
+    data = make_icbm_sites(tmp_path / "far", public_zip=pictures, **TINY)
+    for part in ("sites", "foundation"):
+        assert contents(tmp_path / "far" / part) == contents(folder / part)
+    public = read_datalist(data.public)
+    items = public.splits["training"]
+    assert public.public and public.class_count is None and not any("label" in item for item in items)
+    levels = {int(LoadImage(image_only=True)(item["image"]).unique().item()) for item in items}
+    assert len(levels) == len(items) == TINY["public"] and levels < set(range(0, 240, 40))
+    assert len({item["patient"] for item in items}) == len(items)
+
+    before = contents(tmp_path / "far")
+    make_icbm_sites(tmp_path / "far", public_zip=pictures, **TINY)
+    assert contents(tmp_path / "far") == before
+    with zipfile.ZipFile(pictures, "a") as archive:
+        archive.writestr("hands/other.png", png(np.full((48, 40), 7, np.uint8)))
+    make_icbm_sites(tmp_path / "far", public_zip=pictures, **TINY)
+    assert contents(tmp_path / "far") != before
 
 
 def test_complete_data_is_used_again_and_damaged_data_is_made_anew(tmp_path):
