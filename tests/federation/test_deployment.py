@@ -11,6 +11,7 @@ from conftest import write_site
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.federation.deployment import Candidate, choose, scores
 from fedhelp_med.federation.loading import load_federation
+from fedhelp_med.federation.observer import Silent
 from fedhelp_med.federation.runner import run_federation
 from fedhelp_med.handlers import CosineOverRounds
 
@@ -136,6 +137,26 @@ def test_the_server_stops_distilling_when_the_reported_results_are_past_the_warm
     past = 1 + next(n for n, gain in enumerate(gains) if gain.mean() > gain.std(ddof=1) / len(gain) ** 0.5)
     ended = [event["round"] for event in workspace.events() if event["event"] == "distillation_ended"]
     assert ended == [past + 1]
+
+    expected = workspace.metrics_file.read_bytes()
+    for number in (past + 1, past + 2):  # in the round that ends it, and in one that only knows of it
+        again = tmp_path / f"stopped-{number}"
+        with pytest.raises(KeyboardInterrupt):
+            run_federation(load_federation(path), again, observer=StopIn(number))
+        resumed = run_federation(load_federation(path), again, resume=True)
+        assert resumed.metrics_file.read_bytes() == expected
+        assert [e["round"] for e in resumed.events() if e["event"] == "distillation_ended"] == [past + 1]
+
+
+class StopIn(Silent):
+    """Interrupts a run in the middle of a round."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def site_done(self, number, site, step, outcome):
+        if number == self.number and site == "clinic-b":
+            raise KeyboardInterrupt
 
 
 @pytest.mark.integration
