@@ -1,6 +1,7 @@
 """MONAI transforms for medical images, imported as ``fedhelp_med.transforms``."""
 
 from fedhelp_med.transforms.channels import ToChannels, ToChannelsd
+from fedhelp_med.transforms.check import CheckStudyd, check_mask, mask_fits
 from fedhelp_med.transforms.dicom_pixels import ValueRules
 from fedhelp_med.transforms.errors import ImageError
 from fedhelp_med.transforms.identity import Finding, identifying_elements
@@ -22,6 +23,7 @@ __all__ = [
     "CTWindowd",
     "ChannelFirst",
     "ChannelFirstd",
+    "CheckStudyd",
     "Finding",
     "ImageError",
     "LoadStudy",
@@ -33,7 +35,9 @@ __all__ = [
     "ToChannels",
     "ToChannelsd",
     "ValueRules",
+    "check_mask",
     "identifying_elements",
     "image_shape",
+    "mask_fits",
     "read_image",
 ]

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fedhelp_med.cli.examples import Example, Task, make_example
 from fedhelp_med.cli.report import end_with_report
-from fedhelp_med.cli.run import quieten, run_watched
+from fedhelp_med.cli.run import check_tested, quieten, run_watched
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.files import write_text
 from fedhelp_med.federation.loading import load_federation
@@ -72,6 +72,7 @@ def run_demo(
     console.print(f"[dim]{time.perf_counter() - begin:.0f} s. The federation file: {path}[/]", soft_wrap=True)
     console.print(f"Results: {out}", highlight=False, soft_wrap=True)
     end_with_report(console, out)
+    check_tested(workspace)
 
 
 def _introduce(console: Console, example: Example) -> None:

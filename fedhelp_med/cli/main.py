@@ -8,7 +8,7 @@ import typer
 
 from fedhelp_med import __version__
 from fedhelp_med.cli.foundation_commands import foundation
-from fedhelp_med.common.errors import FedHelpError
+from fedhelp_med.common.errors import FedHelpError, reason_of
 
 app = typer.Typer(
     name="fedhelp",
@@ -288,5 +288,5 @@ def main() -> None:
             sys.exit(getattr(error, "exit_code", 2))
         if _debug:
             raise
-        sys.stderr.write(f"fedhelp: {type(error).__name__}: {error} (run again with --debug for the whole story)\n")
+        sys.stderr.write(f"fedhelp: {reason_of(error)} (run again with --debug for the whole story)\n")
         sys.exit(1)

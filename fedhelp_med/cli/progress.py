@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from fedhelp_med.common.errors import reason_of
 from fedhelp_med.federation.hosts import Outcome
 from fedhelp_med.federation.workspace import Row
 
@@ -95,7 +96,7 @@ class ProgressObserver(Bar):
     def site_done(self, number: int, site: str, step: str, outcome: Outcome) -> None:
         """Name the site that finished, with its loss after training, and say so aloud when it failed."""
         if isinstance(outcome, Exception):
-            self.say(f"[red]{site}: {step} failed in round {number}:[/] {escape(str(outcome))}")
+            self.say(f"[red]{site}: {step} failed in round {number}:[/] {escape(reason_of(outcome))}")
             return
         if outcome.loss is not None and step == "train":
             self._losses[site] = outcome.loss

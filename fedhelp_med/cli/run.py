@@ -9,6 +9,7 @@ from rich.console import Console
 
 from fedhelp_med.cli.progress import ProgressObserver
 from fedhelp_med.cli.report import end_with_report
+from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.federation.loading import Federation, load_federation
 from fedhelp_med.federation.metering import metered_client
 from fedhelp_med.federation.runner import run_federation
@@ -36,6 +37,14 @@ def run_file(
     print_summary(console, summarise(workspace.rows()), federation.file.method, federation.file.name)
     console.print(f"Results: {out}", highlight=False, soft_wrap=True)
     end_with_report(console, out)
+    check_tested(workspace)
+
+
+def check_tested(workspace: Workspace) -> None:
+    """Raise a ``FedHelpError`` that names the sites without a result, where testing failed."""
+    if untested := workspace.untested:
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in untested.items())
+        raise FedHelpError(f"testing failed at {reasons}. Correct it and go on with --resume, which tests again")
 
 
 def run_watched(federation: Federation, out: Path, console: Console, *, resume: bool, workers: int | None) -> Workspace:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.data.datalist import SPLITS, read_datalist
-from fedhelp_med.data.labels_masks import fits, read_mask
-from fedhelp_med.transforms import ImageError, read_image
+from fedhelp_med.data.labels_masks import read_mask
+from fedhelp_med.transforms import ImageError, mask_fits, read_image
 from fedhelp_med.transforms.dicom_series import ImageData
 from fedhelp_med.transforms.errors import first_line
 
@@ -220,7 +220,7 @@ def _check_label(site: SiteCheck, facts: ImageFacts, data: ImageData) -> npt.NDA
         return None
     facts.mask_values = tuple(int(value) for value in np.unique(mask))
     space = facts.shape[:-1] if data.channels else facts.shape
-    if not (fits(space, mask.shape) or fits(facts.shape, mask.shape)):
+    if not (mask_fits(space, mask.shape) or mask_fits(facts.shape, mask.shape)):
         _add(site, "mask shape", str(path), f"its shape is {mask.shape}, its image's {facts.shape}; make them the same")
         return None
     if _apart(space, data.affine, place) > APART and facts.orientation:

@@ -17,6 +17,7 @@ def all_problems(sites: Sequence[SiteCheck]) -> list[Problem]:
         found += _labels(site)
         found += _alike(site)
     found += _classes(sites)
+    found += _orientations(sites)
     found += _duplicates([image for site in sites for image in site.images])
     return sorted(found, key=lambda problem: (problem.level != ERROR, problem.site, problem.kind, problem.path))
 
@@ -94,6 +95,20 @@ def _classes(sites: Sequence[SiteCheck]) -> Iterator[Problem]:
         if site.classes != named[0].classes:
             reason = f"classes {site.classes}, but {named[0].name} has {named[0].classes}; declare the same everywhere"
             yield Problem(ERROR, site.name, "classes", str(site.datalist), reason)
+
+
+def _orientations(sites: Sequence[SiteCheck]) -> Iterator[Problem]:
+    """NIfTI files and DICOM series of the same kind of scan often reach a network as mirror images of each other."""
+    usual = {}
+    for site in sites:
+        found = Counter(image.orientation for image in site.images if image.orientation)
+        if found:
+            usual[site.name] = found.most_common(1)[0][0]
+    first = next(iter(usual), None)
+    for name, orientation in usual.items():
+        if first is not None and orientation != usual[first]:
+            reason = f"{orientation}, but {first} has {usual[first]}; put Orientationd after the loader"
+            yield Problem(WARNING, name, "orientation of sites", "all", reason)
 
 
 def _duplicates(images: Sequence[ImageFacts]) -> Iterator[Problem]:

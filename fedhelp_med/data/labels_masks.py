@@ -1,7 +1,7 @@
 """Masks that lie beside their images, found by a naming pattern."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.data.studies import Study, stem
 from fedhelp_med.data.walk import Rejected
-from fedhelp_med.transforms import ImageError, image_shape, read_image
+from fedhelp_med.transforms import ImageError, image_shape, mask_fits, read_image
 
 FIELDS = ("name", "patient", "series")
 MAXIMUM_CLASSES = 256
@@ -70,9 +70,10 @@ def masks_by_pattern(pattern: str, studies: Sequence[Study], root: Path) -> Mask
             continue
         what = f"{len(found)} masks" if found else "no mask"
         names = ", ".join(path.name for path in found[:3]) if found else _expected(pattern, study)
-        result.rejected += [
-            Rejected(file, f"{what} for it ({names}); add its mask or leave it out") for file in study.files
-        ]
+        remedy = "add its mask or leave it out"
+        if not found and (outside := _candidates(pattern, study, root)):
+            names, remedy = str(outside[0]), "it lies outside the scanned folder: scan one that holds both"
+        result.rejected += [Rejected(file, f"{what} for it ({names}); {remedy}") for file in study.files]
     for path in sorted(mask_like - used):
         result.rejected.append(Rejected(known[path].files[0], "a mask without its image; add the image"))
     return result
@@ -90,17 +91,6 @@ def read_mask(path: Path) -> npt.NDArray[np.int64]:
     return values.astype(np.int64)
 
 
-def fits(image: Sequence[int], mask: Sequence[int]) -> bool:
-    """Whether a mask has the image's shape; an axis of length 1 at its end, and the image's colours, do not count."""
-    own = list(mask)
-    while len(own) > 2 and own[-1] == 1:
-        own.pop()
-    space = list(image)
-    while len(space) > 2 and space[-1] == 1:
-        space.pop()
-    return own in (space, space[:-1] if len(space) > 2 else space)
-
-
 def shape_fault(image: Path | Sequence[Path], mask: Path) -> str | None:
     """Say how a mask's shape differs from its image's; None when it fits.
 
@@ -109,7 +99,7 @@ def shape_fault(image: Path | Sequence[Path], mask: Path) -> str | None:
     """
     shape, has_channels = image_shape(image)
     own, _ = image_shape(mask)
-    if fits(shape[:-1] if has_channels else shape, own) or fits(shape, own):
+    if mask_fits(shape[:-1] if has_channels else shape, own) or mask_fits(shape, own):
         return None
     return f"its mask {mask.name} has the shape {tuple(own)}, the image {tuple(shape)}; make them the same"
 
@@ -122,7 +112,7 @@ def _looks_like_a_mask(path: Path, pattern: str, root: Path) -> bool:
     return fnmatch(path.as_posix(), f"*/{tail}")
 
 
-def _candidates(pattern: str, study: Study, root: Path, known: Mapping[Path, Study]) -> list[Path]:
+def _candidates(pattern: str, study: Study, root: Path, known: Container[Path] | None = None) -> list[Path]:
     place = study.files[0].parent
     if len(study.files) > 1:
         place = place.parent
@@ -134,7 +124,7 @@ def _candidates(pattern: str, study: Study, root: Path, known: Mapping[Path, Stu
         if not target.is_dir():
             continue
         for path in sorted(target.iterdir()):
-            if fnmatch(path.name, _literal(name)) and path.resolve() in known:
+            if fnmatch(path.name, _literal(name)) and (known is None or path.resolve() in known):
                 found[path.resolve()] = None
     return list(found)
 

@@ -20,10 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fedhelp_med.common.errors import InputError
+from fedhelp_med.common.files import file_hash
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.data.demo import Counts, DemoData, Study, StudySet, build_demo, plan_sites
 from fedhelp_med.data.medmnist_file import MedMnistFile, read_medmnist
-from fedhelp_med.data.picture_sets import file_hash, picture_studies, png
+from fedhelp_med.data.picture_sets import picture_studies, png
 from fedhelp_med.data.picture_zip import list_pictures
 
 RECIPE = 1  # counts up when the same parameters give other bytes

@@ -1,6 +1,5 @@
 """Sets of studies from a zip of pictures: images of another domain for a demo."""
 
-import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.data.demo import Study, StudySet
 from fedhelp_med.data.picture_zip import ZippedPicture, list_pictures, read_pictures
@@ -46,16 +44,3 @@ def png(image: npt.NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def file_hash(path: Path) -> str:
-    """Return a file's SHA-256.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); correct the path") from None

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fedhelp_med.common.files import file_hash
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.data.demo import Counts, DemoData, Study, StudySet, build_demo, plan_sites, stores_series
-from fedhelp_med.data.picture_sets import file_hash, public_pictures
+from fedhelp_med.data.picture_sets import public_pictures
 from fedhelp_med.data.scanners import Scanner, draw_scanner
 from fedhelp_med.data.simulated_scan import Scan, as_nifti, as_series
 from fedhelp_med.data.template import GROUPS, Anatomy, find_template, load_template

@@ -20,11 +20,11 @@ from typing import Any, Protocol
 import yaml
 from pydantic import ValidationError
 
-from fedhelp_med.common.errors import FedHelpError, InputError
-from fedhelp_med.common.files import remove_leftovers, write_text
+from fedhelp_med.common.errors import InputError, reason_of
+from fedhelp_med.common.files import alone_in, remove_leftovers, write_text
 from fedhelp_med.federation.config import FederationFile
 from fedhelp_med.federation.hosts import submit
-from fedhelp_med.federation.loading import Federation, method_of, naming, save_federation
+from fedhelp_med.federation.loading import Federation, method_of, naming, parse_yaml, save_federation
 from fedhelp_med.federation.messages import readable
 from fedhelp_med.federation.metering import metered_client
 from fedhelp_med.federation.runner import check_same, reference_of, run_federation
@@ -133,17 +133,25 @@ def run_cells(cells: Sequence[Cell], out: Path, workers: int, observer: CellObse
         dict: the reason of every cell that failed. The others are finished.
 
     Raises:
-        InputError: when ``out`` holds something else, or the bundle's networks do not fit; nothing is written then.
+        InputError: when ``out`` holds something else, another process works in it, or the bundle's networks do not fit;
+            nothing is written then.
     """
     _check_folder(cells, out)
-    open_cells = [cell for cell in cells if not cell.workspace.complete]
+    open_cells = [cell for cell in cells if not cell.workspace.finished]
     if open_cells:
         with naming(open_cells[0].federation.source):
             for federation in {cell.method: cell.federation for cell in open_cells}.values():
                 check_networks(federation, task_constants(federation))
-    observer.started(len(cells) - len(open_cells), len(cells))
+    with alone_in(out):
+        observer.started(len(cells) - len(open_cells), len(cells))
+        remove_leftovers(out)
+        return _run_open(cells, open_cells, out, workers, observer)
+
+
+def _run_open(
+    cells: Sequence[Cell], open_cells: Sequence[Cell], out: Path, workers: int, observer: CellObserver
+) -> dict[Cell, str]:
     failed: dict[Cell, str] = {}
-    remove_leftovers(out)
     write_comparison(cells, out)
     order = sorted(open_cells, key=lambda cell: (cell.seed, cell.reference is not None))
     for cell, reason in _outcomes(order, workers):
@@ -208,9 +216,9 @@ def _change(content: dict[str, Any], name: str, change: str) -> None:
             + ", ".join(f"{known}.NAME" if known in NESTED else known for known in CHANGEABLE)
         )
     if dot:
-        content[section] = {**content[section], entry: yaml.safe_load(value)}
+        content[section] = {**content[section], entry: parse_yaml(value)}
     else:
-        content[section] = yaml.safe_load(value)
+        content[section] = parse_yaml(value)
 
 
 def _with_seed(federation: Federation, seed: int) -> Federation:
@@ -225,7 +233,7 @@ def _check_folder(cells: Sequence[Cell], out: Path) -> None:
         raise InputError(f"{out}: is not empty and not a comparison; choose another --out")
     for cell in cells:
         if (earlier := _earlier(cell.folder)) is not None:
-            check_same(cell.folder, earlier, cell.federation.file)
+            check_same(cell.workspace, earlier, cell.federation)
 
 
 def _earlier(folder: Path) -> FederationFile | None:
@@ -278,10 +286,12 @@ def _run(cell: Cell) -> str | None:
         _borrow_reference(cell)
         run_federation(cell.federation, cell.folder, resume=True, create=metered_client)
     except Exception as error:
-        reason = str(error) if isinstance(error, FedHelpError) else f"{type(error).__name__}: {error}"
+        reason = reason_of(error)
         if cell.workspace.federation_file.is_file():
             cell.workspace.record("cell_failed", error=reason, traceback=traceback.format_exc())
         return reason
+    if untested := cell.workspace.untested:
+        return "; ".join(f"{site}: testing failed: {reason}" for site, reason in untested.items())
     cell.workspace.record("cell_finished", seconds=round(time.perf_counter() - begin, 3))
     return None
 

@@ -14,6 +14,12 @@ from torch import Tensor
 DRAWS = 500
 """Bootstrap resamples of the validation studies."""
 
+LEAST = 4
+"""Of fewer validation studies a standard error says nothing, and a resample repeats the same few."""
+
+LEAST_OF_CLASS = 2
+"""The same for the images of each class: one alone would decide."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -51,6 +57,8 @@ class Choice:
 def choose(columns: Sequence[str], default: Candidate, others: Sequence[Candidate], seed: int) -> Choice:
     """Return the default, or the best of the others when it is better by more than one standard error.
 
+    Fewer than ``LEAST`` studies, or ``LEAST_OF_CLASS`` of a class, decide nothing.
+
     Args:
         columns: of the studies' tables.
         default: the method's rule.
@@ -64,17 +72,25 @@ def choose(columns: Sequence[str], default: Candidate, others: Sequence[Candidat
     weights[0] = 1  # the studies themselves, then the resamples
     weights[1:].scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.float64))
     reference = scores(columns, default.studies, weights)
+    enough = _enough(columns, default.studies)
     evidence: dict[str, dict[str, float]] = {default.name: {"score": float(reference[0])}}
     best, best_gain = default, 0.0
     for other in others:
         found = scores(columns, other.studies, weights)
         gain, drawn = float(found[0] - reference[0]), (found - reference)[1:]
         drawn = drawn[torch.isfinite(drawn)]  # a resample may lack a class
-        error = float(drawn.std()) if len(drawn) > 1 else float("inf")
+        error = float(drawn.std()) if enough and len(drawn) > 1 else float("inf")
         evidence[other.name] = {"score": float(found[0]), "difference": gain, "standard_error": error}
         if gain > error and gain > best_gain:
             best, best_gain = other, gain
     return Choice(best.networks, best is default, evidence)
+
+
+def _enough(columns: Sequence[str], studies: Tensor) -> bool:
+    if columns[0] != "label":
+        return len(studies) >= LEAST
+    counts = torch.bincount(studies[:, 0].long())
+    return len(studies) >= LEAST and int(counts[counts > 0].min()) >= LEAST_OF_CLASS
 
 
 def scores(columns: Sequence[str], studies: Tensor, weights: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from fedhelp_med.common.errors import FedHelpError, reason_of
 from fedhelp_med.federation.site import ClientFactory, SiteHost, SiteJob, SiteReport, fedhelp_client
 
 Result = TypeVar("Result")
@@ -139,7 +140,12 @@ _HOSTS: dict[str, SiteHost] = {}
 
 def _step(job: SiteJob, create: Callable[[SiteJob], Any], step: str, arguments: tuple[Any, ...]) -> SiteReport:
     host = _HOSTS.setdefault(job.name, SiteHost(job, create))
-    report: SiteReport = getattr(host, step)(*arguments)
+    try:
+        report: SiteReport = getattr(host, step)(*arguments)
+    except FedHelpError:
+        raise
+    except Exception as error:  # what it was raised from does not travel between processes: tell it here
+        raise FedHelpError(reason_of(error)) from error
     return report
 
 

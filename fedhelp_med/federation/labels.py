@@ -7,9 +7,8 @@ import numpy as np
 from monai.bundle import ConfigParser
 
 from fedhelp_med.common.errors import InputError
-from fedhelp_med.data import describe_image
 from fedhelp_med.federation.loading import Federation
-from fedhelp_med.transforms import LoadStudy
+from fedhelp_med.transforms import ImageError, LoadStudy, check_mask, image_shape
 
 
 def check_labels(federation: Federation) -> None:
@@ -61,19 +60,7 @@ def _check_mask(site: str, image: Path, mask: Path, classes: int) -> None:
         values = np.asarray(LoadStudy(mask=True)(mask))
     except Exception as error:  # readers raise whatever their libraries raise
         raise InputError(f"sites ({site}).data: the mask {mask} cannot be read ({error}); replace it") from error
-    found = np.unique(values)
-    if not np.isin(found, np.arange(classes)).all():
-        shown = ", ".join(f"{value:g}" for value in found[:6]) + (", ..." if len(found) > 6 else "")
-        raise InputError(
-            f"sites ({site}).data: the mask {mask} holds the values {shown}; "
-            f"write class indices 0 to {classes - 1}, or declare more `labels`"
-        )
-    own = values.shape
-    while len(own) > 2 and own[-1] == 1:
-        own = own[:-1]
-    shape = describe_image(image, min(len(own), 3)).shape
-    if own != shape[: len(own)]:
-        raise InputError(
-            f"sites ({site}).data: the mask {mask} has the shape {values.shape}, its image {shape}; "
-            "make a mask of the image's size"
-        )
+    try:
+        check_mask(f"the mask {mask}", values, image_shape(image)[0], classes)
+    except ImageError as error:
+        raise InputError(f"sites ({site}).data: {error}") from None

@@ -1,6 +1,7 @@
 """Reading a federation file: everything that can be wrong with it is said before anything is written."""
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -153,7 +154,7 @@ def _read_yaml(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text ({error}); check the file") from None
     try:
-        return yaml.load(text, Loader=_UniqueKeys)
+        return parse_yaml(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -162,8 +163,17 @@ def _read_yaml(path: Path) -> Any:
         raise InputError(f"{path}: is not valid YAML ({first_line(error)}); correct it") from None
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Safe YAML in which a key stands once (the standard lets the last one win silently)."""
+def parse_yaml(text: str) -> Any:
+    """Read safe YAML in which a key stands once and ``1e-3`` is a number.
+
+    Raises:
+        yaml.YAMLError: it is not valid, or a key stands twice.
+    """
+    return yaml.load(text, Loader=_Loader)
+
+
+class _Loader(yaml.SafeLoader):
+    """The standard lets the last of equal keys win silently, and its version 1.1 takes ``1e-3`` for text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = Counter(key.value for key, _ in node.value)
@@ -171,6 +181,10 @@ class _UniqueKeys(yaml.SafeLoader):
             if count > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789"))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The federation in one machine: initialise, then train, collect, aggregate, evaluate and commit, round by round."""
 
 import dataclasses
+import json
 import tempfile
 import time
 import traceback
@@ -12,7 +13,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.common.errors import FedHelpError, InputError, reason_of
+from fedhelp_med.common.files import PARTIAL, alone_in, file_hash, write_json
 from fedhelp_med.common.versions import versions
 from fedhelp_med.federation.aggregate import aggregate, site_weights
 from fedhelp_med.federation.config import FederationFile, Tracking
@@ -50,7 +52,8 @@ def run_federation(
         create: makes a site's MONAI ``ClientAlgo``.
 
     Raises:
-        InputError: when ``out`` holds another run, or a network does not fit; nothing is written then.
+        InputError: when ``out`` holds another run, another process works in it, or a network does not fit; nothing is
+            written then.
         FedHelpError: when fewer sites than the quorum deliver an update.
     """
     observer = observer or Silent()
@@ -58,8 +61,9 @@ def run_federation(
         constants = task_constants(federation)
         check_networks(federation, constants)
     workspace = Workspace(out.absolute())  # sites' processes and MONAI read files in it from elsewhere
-    open_workspace(workspace, federation, resume)
-    run_methods(federation, workspace, constants, observer, in_this_machine(create))
+    with alone_in(workspace.root):
+        open_workspace(workspace, federation, resume)
+        run_methods(federation, workspace, constants, observer, in_this_machine(create))
     return workspace
 
 
@@ -67,9 +71,9 @@ def run_methods(
     federation: Federation, workspace: Workspace, constants: Mapping[str, Any], observer: Observer, sites: OpenSites
 ) -> "Runner":
     """Run the reference method where the file names one, then the federation's own; return the latter's runner."""
-    if federation.file.reference and not workspace.complete:
+    if federation.file.reference and not workspace.finished:
         reference = reference_of(federation)
-        if not workspace.reference.root.exists():
+        if workspace.reference.committed() is None:
             save_federation(reference, workspace.reference.federation_file)
         Runner(reference, workspace.reference, constants, observer, sites).run()
     runner = Runner(federation, workspace, constants, observer, sites)
@@ -106,10 +110,11 @@ class Runner:
         self.constants = constants
         self._sites = sites
         self._rows: list[Row] = []
+        self._failures: dict[str, str] = {}
 
     def run(self) -> None:
         """Run to the end from wherever the workspace stands."""
-        if self.workspace.complete:
+        if self.workspace.finished:
             return
         self.workspace.discard_unfinished()
         done = self.workspace.committed()
@@ -131,10 +136,11 @@ class Runner:
             reports = self._collect("test", self.server.round, final, told)
             if not reports:
                 raise FedHelpError("testing: it failed at every site; see events.jsonl")
+            failed = {site: reason for site, reason in self._failures.items() if site not in reports}
         for name, report in reports.items():
             if report.choice is not None:
                 self.server.record("deployment", site=name, **dataclasses.asdict(report.choice))
-        self.workspace.finish(_rows(reports))
+        self.workspace.finish(_rows(reports), failed)
         self.server.record("finished", software=versions())
 
     def _begin(self) -> None:
@@ -215,14 +221,15 @@ class Runner:
             self.observer.site_done(self.server.round, name, step, outcome)
             if isinstance(outcome, Exception):
                 trace = "".join(traceback.format_exception(outcome))
-                self.server.record("site_failed", site=name, step=step, error=_reason(outcome), traceback=trace)
+                self._failures[name] = reason_of(outcome)
+                self.server.record("site_failed", site=name, step=step, error=reason_of(outcome), traceback=trace)
             else:
                 reports[name] = outcome
         return reports
 
     def _count_recognised(self) -> Counts:
         """Let every site count what the server's current weights recognise of its training images."""
-        with tempfile.TemporaryDirectory(dir=self.workspace.root, prefix=".probe-") as folder:
+        with tempfile.TemporaryDirectory(dir=self.workspace.root, prefix=".probe-", suffix=PARTIAL) as folder:
             path = Path(folder) / "model.safetensors"
             save_tensors(path, self.server.weights)
             reports = self._collect("count", path)
@@ -278,29 +285,54 @@ class _Uploaded(Mapping[str, Tensor]):
 def open_workspace(workspace: Workspace, federation: Federation, resume: bool) -> None:
     """Make the run folder, or check that it holds the same federation.
 
+    A run in which nothing was trained yet, because something was wrong with its file, begins anew with another one.
+
     Raises:
-        InputError: when the folder holds something else.
+        InputError: when the folder holds something else, or the datalists have changed since.
     """
-    if not workspace.root.exists() or all(path.name == "data" for path in workspace.root.iterdir()):
-        save_federation(federation, workspace.federation_file)
-        return
+    root = workspace.root
+    if root.exists() and any(path.name != "data" for path in root.iterdir()):
+        if not workspace.federation_file.is_file():
+            raise InputError(f"{root}: is not empty and not a run; choose another --out")
+        runs = (workspace, workspace.reference)
+        if not resume and any(run.committed() is not None for run in runs):
+            raise InputError(f"{root}: holds a run already; go on with --resume, or choose another --out")
+        try:
+            check_same(workspace, read_federation_file(workspace.federation_file), federation)
+        except InputError:
+            if any(run.committed() for run in runs):
+                raise
+            workspace.clear()
     if not workspace.federation_file.is_file():
-        raise InputError(f"{workspace.root}: is not empty and not a run; choose another --out")
-    if not resume:
-        raise InputError(f"{workspace.root}: holds a run already; go on with --resume, or choose another --out")
-    check_same(workspace.root, read_federation_file(workspace.federation_file), federation.file)
+        save_federation(federation, workspace.federation_file)
+    if workspace.committed() is None:
+        write_json(workspace.datalists_file, _datalists(federation))
 
 
-def check_same(root: Path, earlier: FederationFile, file: FederationFile) -> None:
-    """Check that the run in ``root``, made from ``earlier``, is the one that ``file`` describes.
+def _datalists(federation: Federation) -> dict[str, str]:
+    """Return the hash of each site's datalist, as far as they are on this machine."""
+    return {name: file_hash(datalist.path) for name, datalist in sorted(federation.datalists.items())}
+
+
+def check_same(workspace: Workspace, earlier: FederationFile, federation: Federation) -> None:
+    """Check that a run, made from the file ``earlier``, is the one that ``federation`` describes.
 
     Raises:
         InputError: when they differ in anything that the numbers depend on.
     """
+    file = federation.file
     if _numbers(earlier) != _numbers(file):
         changed = sorted(key for key in FederationFile.model_fields if getattr(earlier, key) != getattr(file, key))
         raise InputError(
-            f"{root}: holds a run of another federation (different: {', '.join(changed)}); "
+            f"{workspace.root}: holds a run of another federation (different: {', '.join(changed)}); "
+            "choose another --out, or undo the change"
+        )
+    if not workspace.datalists_file.is_file():
+        return
+    began = json.loads(workspace.datalists_file.read_text(encoding="utf-8"))
+    if changed := [name for name, found in _datalists(federation).items() if began.get(name, found) != found]:
+        raise InputError(
+            f"{workspace.root}: holds a run of other data (the datalist has changed at {', '.join(changed)}); "
             "choose another --out, or undo the change"
         )
 
@@ -321,7 +353,3 @@ def reference_of(federation: Federation) -> Federation:
 
 def _rows(reports: Mapping[str, SiteReport]) -> list[Row]:
     return [row for report in reports.values() for row in report.rows]
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, FedHelpError) else f"{type(error).__name__}: {error}"

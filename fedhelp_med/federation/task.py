@@ -111,12 +111,17 @@ def check_networks(federation: Federation, constants: Mapping[str, Any]) -> None
     """Build each role's network once and let it see an empty image, before anything is written.
 
     Raises:
-        InputError: when it cannot be built, has no such head, or gives another number of classes than the task has.
+        InputError: when the bundle lacks an id that a site needs, or the network cannot be built, has no such head, or
+            gives another number of classes than the task has.
     """
     for role, network_key, head_key in (("small", "network_def", "head"), ("large", "large_network_def", "large_head")):
         sites = [site for site in federation.sites if site.role == role or network_key == "network_def"]
         if sites:
             _check_network(federation, sites[0], constants, role, network_key, head_key)  # type: ignore[arg-type]
+
+
+def _needs_large(plan: RolePlan) -> bool:
+    return TRAIN_LARGE in plan.configs or "large_network_def" in str(plan.overlay)
 
 
 def _check_network(
@@ -128,6 +133,14 @@ def _check_network(
     for key, value in overlay.items():
         if key not in ("network_def", "head") or not str(value).startswith("@"):  # a method may swap them
             parser[key] = value
+    if network_key not in parser and not _needs_large(federation.method.plan("large")):
+        return
+    wanted = (network_key, head_key, "network", "optimizer", "train", "validate")
+    if missing := [key for key in wanted if key not in parser]:
+        raise InputError(
+            f"bundle: {federation.bundle.name} lacks {', '.join(missing)}; "
+            "start from a copy of a shipped bundle, which has every id that a site needs"
+        )
     custom = getattr(federation.file.roles, role) is not None
     where = f"roles.{role}.network" if custom else f"bundle {federation.bundle.name}: {network_key}"
     try:
@@ -139,7 +152,8 @@ def _check_network(
         named_module(network, parser[head_key])
     except InputError as error:
         raise InputError(f"{where.removesuffix('.network')}.{error}") from None
-    size = parser.get_parsed_content("roi_size" if parser.get("roi_size") is not None else "image_size", default=None)
+    size_key = "roi_size" if parser.get("roi_size") is not None else "image_size"
+    size = parser.get_parsed_content(size_key, default=None)
     if size is None:
         return
     image = torch.zeros(1, parser.get_parsed_content("in_channels"), *size)
@@ -150,7 +164,7 @@ def _check_network(
         reason = first_line(error)
         raise InputError(
             f"{where}: fails on an image of shape {tuple(image.shape)} ({reason}); "
-            "correct in_channels, spatial_dims or overrides.image_size"
+            f"correct in_channels, spatial_dims or overrides.{size_key}"
         ) from None
     spatial = tuple(image.shape[2:]) if federation.is_segmentation else ()
     if tuple(output.shape[2:]) != spatial:

@@ -7,6 +7,7 @@ when a run is resumed, and the round is repeated.
 import csv
 import io
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from fedhelp_med.common.files import remove_leftovers, replacing, write_json, write_text
+from fedhelp_med.common.files import remove_leftovers, replacing, to_json, write_json, write_text
 from fedhelp_med.federation.state import load_tensors, save_tensors
 
 KEPT_ROUNDS = 2
@@ -59,6 +60,7 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.federation_file = root / "federation.yaml"
+        self.datalists_file = root / "datalists.json"
         self.metrics_file = root / "metrics.csv"
         self.events_file = root / "events.jsonl"
 
@@ -113,6 +115,16 @@ class Workspace:
                 shutil.rmtree(folder)
         remove_leftovers(self.root)
 
+    def clear(self) -> None:
+        """Remove everything that a run wrote."""
+        for path in (self.reference.root, self.root / "global", self.root / "sites"):
+            if path.is_symlink():
+                path.unlink()
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+        for path in (self.metrics_file, self.events_file, self.datalists_file, self.federation_file):
+            path.unlink(missing_ok=True)
+
     def rows(self) -> list[Row]:
         """Return all committed metrics: rounds in order, then testing, then those of the reference."""
         testing = self.root / "testing.json"
@@ -139,13 +151,16 @@ class Workspace:
             return []
         return [row for row in _read_rows(self.root / "testing.json") if row.split == split]
 
-    def finish(self, rows: Sequence[Row]) -> None:
+    def finish(self, rows: Sequence[Row], failed: Mapping[str, str] | None = None) -> None:
         """Write ``metrics.csv`` with the rows on the testing split, then commit these: the run is complete.
+
+        ``failed`` names the sites that have no such rows because testing failed there, and why.
 
         The commit is the last step, so that nothing of a complete run is missing or left over, whenever it is killed.
         """
         self._write_metrics(self._with_testing(rows))
-        write_json(self.root / "testing.json", {"metrics": [astuple(row) for row in rows]})
+        missing = {"failed": dict(failed)} if failed else {}
+        write_json(self.root / "testing.json", {"metrics": [astuple(row) for row in rows], **missing})
 
     @property
     def reference(self) -> Self:
@@ -156,6 +171,19 @@ class Workspace:
     def complete(self) -> bool:
         """Whether the run has ended."""
         return (self.root / "testing.json").is_file()
+
+    @property
+    def untested(self) -> dict[str, str]:
+        """The sites of a complete run at which testing failed, and why; resuming the run tests again."""
+        if not self.complete:
+            return {}
+        content = json.loads((self.root / "testing.json").read_text(encoding="utf-8"))
+        return dict(content.get("failed", {}))
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.complete and not self.untested
 
     def _write_metrics(self, rows: Iterable[Row]) -> None:
         text = io.StringIO()
@@ -168,7 +196,7 @@ class Workspace:
 
     def record(self, event: str, **details: Any) -> None:
         """Append a line to ``events.jsonl``."""
-        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **details}, ensure_ascii=False)
+        line = to_json({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "event": event, **details})
         self.root.mkdir(parents=True, exist_ok=True)
         with self.events_file.open("a+b") as file:
             if file.tell() and not _ends_whole(self.events_file):
@@ -195,7 +223,13 @@ def _ends_whole(path: Path) -> bool:
 
 
 def _read_rows(file: Path) -> list[Row]:
-    return [Row(*row) for row in json.loads(file.read_text(encoding="utf-8"))["metrics"]]
+    return [_row(entries) for entries in json.loads(file.read_text(encoding="utf-8"))["metrics"]]
+
+
+def _row(entries: list[Any]) -> Row:
+    *labels, value = entries
+    values = [*labels, math.nan if value is None else value]  # JSON has no NaN
+    return Row(*values)
 
 
 def _number(folder: Path) -> int:

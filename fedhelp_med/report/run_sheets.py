@@ -43,7 +43,7 @@ def deployment_sheet(facts: RunFacts) -> Sheet | None:
         if (event := told.get(site.site)) is None:
             continue
         chosen = " + ".join(event["networks"])
-        evidence: Mapping[str, Mapping[str, float]] = event["evidence"]
+        evidence: Mapping[str, Mapping[str, float | None]] = event["evidence"]
         default = next(iter(evidence))
         others = ", ".join(_compared(name, found) for name, found in evidence.items() if name != default)
         reason = "the method's rule; nothing was clearly better" if event["default"] else f"better than {default}"
@@ -54,14 +54,18 @@ def deployment_sheet(facts: RunFacts) -> Sheet | None:
         tuple(rows),
         (
             "Decided on the site's own validation studies. A network replaces the rule only if it is better by more "
-            "than one standard error (after ±) of the difference. The testing studies have no part in it.",
+            "than one standard error (after ±; ? where the studies are too few for one) of the difference. The testing "
+            "studies have no part in it.",
         ),
         (0, 1, 2, 4),
     )
 
 
-def _compared(name: str, found: Mapping[str, float]) -> str:
-    return f"{name} {found['difference']:+.3f} ± {found['standard_error']:.3f}"
+def _compared(name: str, found: Mapping[str, float | None]) -> str:
+    difference, error = found["difference"], found["standard_error"]
+    if difference is None:
+        return f"{name} not defined"
+    return f"{name} {difference:+.3f} ± {'?' if error is None else f'{error:.3f}'}"
 
 
 def costs_sheet(facts: RunFacts) -> Sheet:

@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all: after exceptions, and after SIGKILL at any file operation."""
 
+import errno
 import json
 import stat
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_med.common.files import remove_leftovers, replacing, replacing_folder, write_json, write_text
+from fedhelp_med.common.errors import InputError
+from fedhelp_med.common.files import alone_in, remove_leftovers, replacing, replacing_folder, write_json, write_text
 
 WORKER = Path(__file__).with_name("common_crash_worker.py")
 
@@ -170,3 +172,45 @@ def test_what_killed_writers_left_is_removed_at_any_depth(tmp_path: Path) -> Non
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
     assert not unfinished.exists()
     remove_leftovers(tmp_path / "nowhere")
+
+
+WAITING = """
+import sys
+from pathlib import Path
+from fedhelp_med.common.files import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_at_a_time_works_in_a_folder_and_its_death_lets_the_next_in(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    command = [sys.executable, "-c", WAITING, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"in\n"
+        with pytest.raises(InputError, match="run: another process is working in it"), alone_in(folder):
+            pass
+        with alone_in(folder.parent):  # the folders around it are free
+            pass
+        other.kill()
+        other.wait()
+        with alone_in(folder):
+            assert not list(folder.iterdir())
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with alone_in(tmp_path):
+        pass
+
+
+def test_json_has_null_for_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    write_json(
+        tmp_path / "x.json", {"a": [float("nan"), 1.5, (float("inf"),)], "b": {"c": "NaN", "d": True, "e": None}}
+    )
+    content = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
+    assert content == {"a": [None, 1.5, [None]], "b": {"c": "NaN", "d": True, "e": None}}

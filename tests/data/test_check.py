@@ -56,6 +56,22 @@ def kinds(found, level=ERROR):
     return {problem.kind for problem in found if problem.level == level}
 
 
+def test_sites_of_different_orientation_are_told_once(tmp_path):
+    paths = []
+    for name in "abc":
+        path = segmentation_site(tmp_path / name)
+        if name == "b":
+            for index in range(4):
+                affine = np.diag([-1.0, 1.0, 2.0, 1.0])
+                volume(tmp_path / f"b/{index}.nii", affine=affine)
+                mask(tmp_path / f"b/masks/{index}.nii", affine=affine)
+        paths.append(path)
+    found = [problem for problem in problems(*paths) if problem.kind == "orientation of sites"]
+    assert [(problem.level, problem.site) for problem in found] == [(WARNING, "b")]
+    usual = "".join(nibabel.aff2axcodes(oblique()))
+    assert found[0].reason == f"LAS, but a has {usual}; put Orientationd after the loader"
+
+
 def test_a_good_site_is_sound_and_described(tmp_path):
     path = segmentation_site(tmp_path / "a")
     site = check_site(path)

@@ -121,6 +121,13 @@ def test_masks_by_pattern(pattern, place, tmp_path):
     assert list(reasons.values()) == ["a mask without its image; add the image"]
 
 
+def test_masks_outside_the_scanned_folder_are_pointed_at(tmp_path):
+    picture(tmp_path / "data/a.png")
+    picture(tmp_path / "masks/a.png")
+    _, reasons, _ = run(tmp_path, masks="../masks/{name}.png")
+    assert "masks/a.png); it lies outside the scanned folder: scan one that holds both" in reasons["a.png"]
+
+
 def test_masks_that_do_not_fit_and_masks_of_0_and_255(tmp_path):
     for name in "abc":
         picture(tmp_path / f"data/{name}.png")

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from fedhelp_med.cli.main import main
 from fedhelp_med.common.errors import InputError
+from fedhelp_med.common.files import alone_in
 from fedhelp_med.federation.comparison import make_cells, method_names, run_cells
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.federation.runner import run_federation
@@ -114,6 +115,15 @@ def test_a_wrong_method_is_refused_before_anything_is_written(federation_file, t
     with pytest.raises(InputError, match=said):
         compare(federation_file(), methods, 1, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_process_in_the_same_folder_is_refused_and_changes_nothing(federation_file, tmp_path):
+    path, out = federation_file(), tmp_path / "out"
+    with alone_in(out), pytest.raises(InputError, match="out: another process is working in it"):
+        compare(path, "local", 1, out)
+    with alone_in(out), pytest.raises(InputError, match="out: another process is working in it"):
+        run_federation(load_federation(path), out)
+    assert [path.name for path in out.iterdir()] == ["federation.yaml"]
 
 
 def test_the_command_line_refuses_an_unknown_method_with_status_2(federation_file, tmp_path, monkeypatch, capsys):

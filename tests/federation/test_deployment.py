@@ -72,6 +72,28 @@ def test_a_clearly_better_network_is_deployed():
     assert choice.evidence["local"]["score"] == 1
 
 
+@pytest.mark.parametrize(
+    ("labels", "better", "leaves"),
+    [
+        ([0, 1], [0.1, 0.9], False),
+        ([0] * 7 + [1], [0.1] * 7 + [0.9], False),  # one image of a class would decide alone
+        ([0, 0, 1, 1], [0.1, 0.1, 0.9, 0.9], True),
+    ],
+)
+def test_a_few_studies_decide_nothing(labels, better, leaves):
+    default = Candidate(("global",), table(labels, [0.5] * len(labels)))
+    choice = choose(COLUMNS, default, [Candidate(("local",), table(labels, better))], seed=0)
+    assert choice.default == (not leaves)
+    assert np.isfinite(choice.evidence["local"]["standard_error"]) == leaves
+
+
+@pytest.mark.parametrize(("studies", "leaves"), [(1, False), (3, False), (4, True)])
+def test_a_few_masks_decide_nothing(studies, leaves):
+    default = Candidate(("global",), torch.full((studies, 1), 0.8))
+    choice = choose(("dice_a",), default, [Candidate(("local",), torch.full((studies, 1), 0.801))], seed=0)
+    assert choice.default == (not leaves)
+
+
 def test_a_validation_split_of_one_class_leaves_the_default():
     default = Candidate(("global",), table([1, 1, 1], [0.1, 0.2, 0.3]))
     choice = choose(COLUMNS, default, [Candidate(("local",), table([1, 1, 1], [0.9, 0.9, 0.9]))], seed=0)

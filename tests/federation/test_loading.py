@@ -9,7 +9,7 @@ import yaml
 
 from fedhelp_med.cli.main import main
 from fedhelp_med.common.errors import InputError
-from fedhelp_med.federation.loading import load_federation
+from fedhelp_med.federation.loading import load_federation, parse_yaml
 
 
 def test_the_minimal_file_has_the_documented_defaults(federation_file):
@@ -181,3 +181,19 @@ def test_all_problems_of_the_keys_are_told_at_once(federation_file):
     with pytest.raises(InputError) as error:
         load_federation(path)
     assert [line.split(": ")[1] for line in str(error.value).splitlines()] == ["seed", "rounds"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("-2E5", -2e5),
+        ("1.5e3", 1500.0),
+        ("'1e-3'", "1e-3"),
+        ("1e-3a", "1e-3a"),
+        ("0x1e3", 483),
+        ("e3", "e3"),
+    ],
+)
+def test_a_number_with_an_exponent_is_a_number(text, value):
+    assert parse_yaml(text) == value

@@ -14,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from fedhelp_med.cli.main import main
 from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.federation.hosts import submit
 from fedhelp_med.federation.loading import load_federation
@@ -222,6 +223,57 @@ def stock_client(job):
         config_train_filename=configs,
         config_evaluate_filename=configs,
     )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_site_where_testing_failed_is_named_and_tested_when_the_run_goes_on(federation_file, tmp_path, workers):
+    path = federation_file(rounds=1, runtime={"workers": workers})
+    expected = run(path, tmp_path / "undisturbed")
+    image = tmp_path / "sites/clinic-b/images/testing-1.png"
+    pixels = image.read_bytes()
+    image.write_bytes(b"damaged")
+    workspace = run_federation(load_federation(path), tmp_path / "run")
+    assert workspace.complete and not workspace.finished
+    assert list(workspace.untested) == ["clinic-b"] and "testing-1.png" in workspace.untested["clinic-b"]
+    assert "applying transform" not in workspace.untested["clinic-b"]  # the library's wrapping is not what is told
+    image.write_bytes(pixels)
+    assert run(path, tmp_path / "run", resume=True) == expected
+    assert workspace.finished
+
+
+def test_the_command_line_says_which_site_has_no_result(federation_file, tmp_path, monkeypatch, capsys):
+    path = federation_file(rounds=1)
+    load_federation(path)
+    (tmp_path / "sites/clinic-b/images/testing-1.png").write_bytes(b"damaged")
+    monkeypatch.setattr(sys, "argv", ["fedhelp", "run", str(path), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    told = capsys.readouterr()
+    assert stop.value.code == 1 and "hospital-a" in told.out
+    assert "testing failed at clinic-b: " in told.err and "go on with --resume" in told.err
+
+
+def test_what_was_wrong_in_a_file_is_corrected_and_the_run_begins_anew(federation_file, tmp_path):
+    spoilt = federation_file(rounds=1, overrides={"optimizer#lr": "fast"})
+    with pytest.raises(FedHelpError, match="round 1: 0 of 4 sites finished"):
+        run(spoilt, tmp_path / "run")
+    path = federation_file(rounds=1)
+    expected = run(path, tmp_path / "undisturbed")
+    with pytest.raises(InputError, match="holds a run already; go on with --resume"):
+        run(path, tmp_path / "run")
+    assert run(path, tmp_path / "run", resume=True) == expected
+    assert [event["event"] for event in Workspace(tmp_path / "run").events()] == ["round", "finished"]
+
+
+def test_a_run_of_other_data_does_not_go_on(federation_file, tmp_path):
+    path = federation_file(rounds=1)
+    run(path, tmp_path / "run")
+    datalist = tmp_path / "sites/hospital-a/datalist.json"
+    content = json.loads(datalist.read_text())
+    content["training"].append(content["testing"].pop())
+    datalist.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"holds a run of other data \(the datalist has changed at hospital-a\)"):
+        run(path, tmp_path / "run", resume=True)
 
 
 def test_another_run_folder_is_not_touched(federation_file, tmp_path):

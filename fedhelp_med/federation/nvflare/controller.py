@@ -16,7 +16,7 @@ from nvflare.app_common.abstract.fl_model import FLModel
 from nvflare.app_common.app_constant import AppConstants
 from nvflare.app_common.utils.fl_model_utils import FLModelUtils
 
-from fedhelp_med.common.errors import FedHelpError
+from fedhelp_med.common.errors import reason_of
 from fedhelp_med.federation.hosts import Hosts
 from fedhelp_med.federation.loading import Federation, save_federation
 from fedhelp_med.federation.nvflare.plan import PLAN, Plan, read_plan, server_federation
@@ -63,7 +63,7 @@ class FedHelpController(Controller):  # type: ignore[misc]  # NVFlare is untyped
             with self._pulse:
                 self._run(workspace)
         except Exception as error:
-            reason = str(error) if isinstance(error, FedHelpError) else f"{type(error).__name__}: {error}"
+            reason = reason_of(error)
             workspace.record("job_failed", error=reason, traceback=traceback.format_exc())
             self.system_panic(reason, fl_ctx)
 
