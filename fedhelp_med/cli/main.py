@@ -8,7 +8,7 @@ import typer
 
 from fedhelp_med import __version__
 from fedhelp_med.cli.foundation_commands import foundation
-from fedhelp_med.common.errors import FedHelpError, reason_of
+from fedhelp_med.common.errors import FedHelpError, own_error, reason_of
 
 app = typer.Typer(
     name="fedhelp",
@@ -288,5 +288,8 @@ def main() -> None:
             sys.exit(getattr(error, "exit_code", 2))
         if _debug:
             raise
+        if (own := own_error(error)) is not None:
+            sys.stderr.write(f"fedhelp: {own}\n")
+            sys.exit(own.exit_status)
         sys.stderr.write(f"fedhelp: {reason_of(error)} (run again with --debug for the whole story)\n")
         sys.exit(1)

@@ -13,19 +13,28 @@ class InputError(FedHelpError):
     exit_status = 2
 
 
-def reason_of(error: BaseException) -> str:
-    """Return what a person is told of an error, in one line.
+def own_error(error: BaseException) -> FedHelpError | None:
+    """Return this package's error that a library wrapped into one of its own, or the error itself; None: neither."""
+    return next((found for found in _chain(error) if isinstance(found, FedHelpError)), None)
 
-    A message of this package that a library wrapped into an error of its own is told as it was; of any other wrapped
-    error the innermost, for a library's words about its own machinery rarely name the cause.
+
+def reason_of(error: BaseException) -> str:
+    """Return what a person is told of an error.
+
+    Of a wrapped error that is not this package's the innermost is told, in one line: a library's words about its own
+    machinery rarely name the cause.
     """
+    if (own := own_error(error)) is not None:
+        return str(own)
+    innermost = _chain(error)[-1]
+    return f"{type(innermost).__name__}: {first_line(innermost)}"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
     chain = [error]
     while (inner := chain[-1].__cause__) is not None and inner not in chain:
         chain.append(inner)
-    for found in chain:
-        if isinstance(found, FedHelpError):
-            return str(found)
-    return f"{type(chain[-1]).__name__}: {first_line(chain[-1])}"
+    return chain
 
 
 def first_line(error: BaseException) -> str:

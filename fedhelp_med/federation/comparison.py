@@ -137,7 +137,7 @@ def run_cells(cells: Sequence[Cell], out: Path, workers: int, observer: CellObse
             nothing is written then.
     """
     _check_folder(cells, out)
-    open_cells = [cell for cell in cells if not cell.workspace.finished]
+    open_cells = [cell for cell in cells if not cell.workspace.complete]
     if open_cells:
         with naming(open_cells[0].federation.source):
             for federation in {cell.method: cell.federation for cell in open_cells}.values():
@@ -290,8 +290,6 @@ def _run(cell: Cell) -> str | None:
         if cell.workspace.federation_file.is_file():
             cell.workspace.record("cell_failed", error=reason, traceback=traceback.format_exc())
         return reason
-    if untested := cell.workspace.untested:
-        return "; ".join(f"{site}: testing failed: {reason}" for site, reason in untested.items())
     cell.workspace.record("cell_finished", seconds=round(time.perf_counter() - begin, 3))
     return None
 

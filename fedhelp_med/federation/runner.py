@@ -75,7 +75,8 @@ def run_methods(
         reference = reference_of(federation)
         if workspace.reference.committed() is None:
             save_federation(reference, workspace.reference.federation_file)
-        Runner(reference, workspace.reference, constants, observer, sites).run()
+        if not (workspace.reference.complete and workspace.reference.root.is_symlink()):  # lent by a comparison
+            Runner(reference, workspace.reference, constants, observer, sites).run()
     runner = Runner(federation, workspace, constants, observer, sites)
     runner.run()
     return runner

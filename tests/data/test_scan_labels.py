@@ -124,8 +124,10 @@ def test_masks_by_pattern(pattern, place, tmp_path):
 def test_masks_outside_the_scanned_folder_are_pointed_at(tmp_path):
     picture(tmp_path / "data/a.png")
     picture(tmp_path / "masks/a.png")
-    _, reasons, _ = run(tmp_path, masks="../masks/{name}.png")
-    assert "masks/a.png); it lies outside the scanned folder: scan one that holds both" in reasons["a.png"]
+    with pytest.raises(InputError, match="no image that can be used"):
+        run(tmp_path, masks="../masks/{name}.png")
+    told = (tmp_path / "site/datalist.rejected.csv").read_text()
+    assert "masks/a.png); it lies outside the scanned folder: scan one that holds both" in told
 
 
 def test_masks_that_do_not_fit_and_masks_of_0_and_255(tmp_path):

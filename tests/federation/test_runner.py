@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import write_site
 from safetensors.torch import load_file
 
 from fedhelp_med.cli.main import main
@@ -251,6 +252,22 @@ def test_the_command_line_says_which_site_has_no_result(federation_file, tmp_pat
     told = capsys.readouterr()
     assert stop.value.code == 1 and "hospital-a" in told.out
     assert "testing failed at clinic-b: " in told.err and "go on with --resume" in told.err
+
+
+def test_our_own_message_is_told_though_a_library_wraps_it(federation_file, tmp_path, monkeypatch, capsys):
+    write_site(tmp_path / "public", training=16, seed=9)
+    datalist = tmp_path / "public/datalist.json"
+    content = json.loads(datalist.read_text())
+    for item in content["training"]:
+        del item["label"]
+    datalist.write_text(json.dumps(content))
+    path = federation_file(rounds=1, preset="recommended", public={"data": "public/datalist.json"})
+    monkeypatch.setattr(sys, "argv", ["fedhelp", "run", str(path), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and told.count("\n") == 1
+    assert told.startswith("fedhelp: ") and "has no labels and there is no ledger" in told
 
 
 def test_what_was_wrong_in_a_file_is_corrected_and_the_run_begins_anew(federation_file, tmp_path):
