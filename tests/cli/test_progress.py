@@ -35,7 +35,7 @@ def test_plain_lines_tell_round_sites_losses_and_time(clock):
     assert len(lines) == 6 and not any("\x1b" in line for line in lines)
     assert lines[0] == "fedhelp: round 2/10; loss clinic-a 0.500, hospital-a 1.500; about 12 s left"
     assert lines[4] == "fedhelp: round 10/10; loss clinic-a 0.100, hospital-a 1.100"
-    assert lines[5] == "clinic-a: test failed in round 10: no [bold] memory"
+    assert lines[5] == "clinic-a: test failed in round 10: RuntimeError: no [bold] memory"
 
 
 def test_a_terminal_has_a_bar_with_round_site_and_loss():
