@@ -169,3 +169,13 @@ def test_train_and_inference_describe_the_same_network_and_input():
         assert train[key] == inference[key], key
     prepared = train["train"]["preprocessing"]["transforms"][2:5]  # after the loader and the check of what it loaded
     assert prepared == inference["preprocessing"]["transforms"][1:4]
+
+
+@pytest.mark.parametrize(("images", "left_out"), [(1, False), (16, False), (17, True), (18, False), (33, True)])
+def test_no_last_batch_of_one_image_reaches_a_batch_normalisation(images, left_out):
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs/train.json"))
+    parser["train#dataset"] = f"$list(range({images}))"
+    loader = parser.get_parsed_content("train#dataloader")
+    assert loader.drop_last == left_out
+    assert min(len(batch) for batch in loader) > 1 or images == 1

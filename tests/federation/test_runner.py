@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -344,3 +345,21 @@ def test_batch_norm_of_a_network_of_ones_own(federation_file, tmp_path, policy):
         mean = sum(share * load_file(folders[name])[key].double() for name, share in shares.items())
         torch.testing.assert_close(shared[key].double(), mean, rtol=1e-6, atol=1e-7)
     assert {row.model for row in workspace.rows() if row.split == "testing"} >= {"surrogate", "proxy", "deployed"}
+
+
+def test_a_bundle_that_lacks_what_a_site_needs_is_refused(federation_file, tmp_path):
+    bundle = tmp_path / "mine"
+    shutil.copytree(load_federation(federation_file()).bundle, bundle)
+    file = bundle / "configs/train.json"
+    content = json.loads(file.read_text())
+    del content["head"], content["optimizer"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="bundle: mine lacks head, optimizer; start from a copy of a shipped bundle"):
+        run(federation_file(bundle=str(bundle)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_is_too_deep_for_its_windows_names_their_key(federation_file, tmp_path):
+    path = federation_file(overrides={"image_size": [2, 2]})
+    with pytest.raises(InputError, match=r"fails on an image of shape .*overrides\.image_size"):
+        run(path, tmp_path / "run")
