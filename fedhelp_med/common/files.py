@@ -76,8 +76,10 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes that ask for it out of ``folder``, which is made; the end of the process ends it as well.
 
     Raises:
-        InputError: another process is in it.
+        InputError: another process is in it, or it is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -27,7 +27,8 @@ from fedhelp_med.federation.hosts import submit
 from fedhelp_med.federation.loading import Federation, method_of, naming, parse_yaml, save_federation
 from fedhelp_med.federation.messages import readable
 from fedhelp_med.federation.metering import metered_client
-from fedhelp_med.federation.runner import check_same, reference_of, run_federation
+from fedhelp_med.federation.opening import check_same
+from fedhelp_med.federation.runner import reference_of, run_federation
 from fedhelp_med.federation.task import check_networks, task_constants
 from fedhelp_med.federation.workspace import Workspace
 

@@ -1,7 +1,6 @@
 """The federation in one machine: initialise, then train, collect, aggregate, evaluate and commit, round by round."""
 
 import dataclasses
-import json
 import tempfile
 import time
 import traceback
@@ -13,15 +12,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from fedhelp_med.common.errors import FedHelpError, InputError, reason_of
-from fedhelp_med.common.files import PARTIAL, alone_in, file_hash, write_json
+from fedhelp_med.common.errors import FedHelpError, reason_of
+from fedhelp_med.common.files import PARTIAL, alone_in
 from fedhelp_med.common.versions import versions
 from fedhelp_med.federation.aggregate import aggregate, site_weights
-from fedhelp_med.federation.config import FederationFile, Tracking
 from fedhelp_med.federation.hosts import Hosts, open_hosts
 from fedhelp_med.federation.jobs import site_job, upload_of
-from fedhelp_med.federation.loading import Federation, naming, read_federation_file, save_federation
+from fedhelp_med.federation.loading import Federation, naming, save_federation
 from fedhelp_med.federation.observer import Observer, Silent
+from fedhelp_med.federation.opening import open_workspace
 from fedhelp_med.federation.server import Counts, Server
 from fedhelp_med.federation.site import ClientFactory, SiteReport, fedhelp_client
 from fedhelp_med.federation.state import save_tensors
@@ -281,67 +280,6 @@ class _Uploaded(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._update)
-
-
-def open_workspace(workspace: Workspace, federation: Federation, resume: bool) -> None:
-    """Make the run folder, or check that it holds the same federation.
-
-    A run in which nothing was trained yet, because something was wrong with its file, begins anew with another one.
-
-    Raises:
-        InputError: when the folder holds something else, or the datalists have changed since.
-    """
-    root = workspace.root
-    if root.exists() and any(path.name != "data" for path in root.iterdir()):
-        if not workspace.federation_file.is_file():
-            raise InputError(f"{root}: is not empty and not a run; choose another --out")
-        runs = (workspace, workspace.reference)
-        if not resume and any(run.committed() is not None for run in runs):
-            raise InputError(f"{root}: holds a run already; go on with --resume, or choose another --out")
-        try:
-            check_same(workspace, read_federation_file(workspace.federation_file), federation)
-        except InputError:
-            if any(run.committed() for run in runs):
-                raise
-            workspace.clear()
-    if not workspace.federation_file.is_file():
-        save_federation(federation, workspace.federation_file)
-    if workspace.committed() is None:
-        write_json(workspace.datalists_file, _datalists(federation))
-
-
-def _datalists(federation: Federation) -> dict[str, str]:
-    """Return the hash of each site's datalist, as far as they are on this machine."""
-    return {name: file_hash(datalist.path) for name, datalist in sorted(federation.datalists.items())}
-
-
-def check_same(workspace: Workspace, earlier: FederationFile, federation: Federation) -> None:
-    """Check that a run, made from the file ``earlier``, is the one that ``federation`` describes.
-
-    Raises:
-        InputError: when they differ in anything that the numbers depend on.
-    """
-    file = federation.file
-    if _numbers(earlier) != _numbers(file):
-        changed = sorted(key for key in FederationFile.model_fields if getattr(earlier, key) != getattr(file, key))
-        raise InputError(
-            f"{workspace.root}: holds a run of another federation (different: {', '.join(changed)}); "
-            "choose another --out, or undo the change"
-        )
-    if not workspace.datalists_file.is_file():
-        return
-    began = json.loads(workspace.datalists_file.read_text(encoding="utf-8"))
-    if changed := [name for name, found in _datalists(federation).items() if began.get(name, found) != found]:
-        raise InputError(
-            f"{workspace.root}: holds a run of other data (the datalist has changed at {', '.join(changed)}); "
-            "choose another --out, or undo the change"
-        )
-
-
-def _numbers(file: FederationFile) -> FederationFile:
-    """What the numbers depend on: everything but the workers, and who watches."""
-    runtime = file.runtime.model_copy(update={"workers": 1})
-    return file.model_copy(update={"runtime": runtime, "tracking": Tracking()})
 
 
 def reference_of(federation: Federation) -> Federation:

@@ -199,6 +199,13 @@ def test_one_process_at_a_time_works_in_a_folder_and_its_death_lets_the_next_in(
             assert not list(folder.iterdir())
 
 
+def test_a_file_is_no_folder_to_work_in(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(InputError, match="run: is a file; choose another folder"), alone_in(tmp_path / "run"):
+        pass
+    assert (tmp_path / "run").read_text() == "mine"
+
+
 def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")

@@ -18,7 +18,7 @@ from fedhelp_med.federation.nvflare.job import write_job
 from fedhelp_med.federation.nvflare.plan import Plan, plan_of
 from fedhelp_med.federation.nvflare.poc import environment_of, nvflare_command, running_poc, submit
 from fedhelp_med.federation.observer import Observer, Silent
-from fedhelp_med.federation.runner import open_workspace
+from fedhelp_med.federation.opening import open_workspace
 from fedhelp_med.federation.task import check_networks, task_constants
 from fedhelp_med.federation.workspace import Workspace
 
