@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from fedhelp_med.federation.client_state import fitting_weights, load_partly, re
 from fedhelp_med.federation.recognition import count_by_class, predictions
 from fedhelp_med.federation.seeding import SeededWorkflow, reseed_loader, seed_round
 from fedhelp_med.handlers import MeanLoss, Messenger
-from fedhelp_med.networks import LocalLayers, MeanOfProbabilities, local_keys
+from fedhelp_med.networks import LocalLayers, MeanOfProbabilities, balancing_offset, local_keys
 
 Split = Literal["training", "validation", "testing"]
 
@@ -52,7 +53,8 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         trained: what the trainer's network is called; by default ``proxy`` beside a large network, else ``surrogate``.
         deployed: the networks whose probabilities are averaged when ``deployed`` is evaluated; by default the large
             network where there is one, else the trained one.
-        offset: added to the logits of ``deployed``, one number a class; empty for nothing.
+        offset: added to the logits of networks that learned from this site's images last, one number a class, when they
+            are deployed; empty for nothing.
         keep_optimizer: keep the optimiser's state of the exchanged network across rounds.
         local_layers: layers that are not exchanged: ``none``, ``batch-norm`` or all ``normalization``.
     """
@@ -88,6 +90,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         self.trained = trained
         self.deployed = tuple(deployed)
         self.offset = tuple(offset)
+        self.global_offset = self.offset
         self.keep_optimizer = keep_optimizer
         self.local_layers: LocalLayers = local_layers
         self.round = 0
@@ -242,6 +245,11 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
             return []
         return count_by_class(lambda: predictions(self._global, loader, self.trainer, self.evaluator.inferer))
 
+    def hear_class_counts(self, counts: Sequence[int]) -> None:
+        """Balance ``global``, where deployed networks are balanced at all, by what all sites' images together were."""
+        if self.offset:
+            self.global_offset = balancing_offset(counts)
+
     def add_network(self, name: str, weights: Mapping[str, Tensor]) -> None:
         """Make another network of the site's own size known, e.g. the one that was trained on its data alone."""
         network = copy.deepcopy(self.trainer.network if self.large is None else self.large)
@@ -264,10 +272,16 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         if self.large is not None:
             known["large"] = self.large
         if model == "deployed":
-            return MeanOfProbabilities(*(known[name] for name in self.deployed), offset=self.offset)
+            return MeanOfProbabilities(*(known[name] for name in self.deployed), offset=self.deployed_offset)
         if model not in known:
             raise FedHelpError(f"{self.client_name}: has no network {model!r}; it has {', '.join(known)} and deployed")
         return known[model]
+
+    @property
+    def deployed_offset(self) -> tuple[float, ...]:
+        """What is added to the logits of ``deployed``: the mean of what its networks need."""
+        needed = [self.global_offset if name == "global" else self.offset for name in self.deployed]
+        return tuple(fmean(values) for values in zip(*needed, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has to survive a restart: networks, optimisers, auxiliary heads, counters."""

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -100,9 +101,21 @@ class _Metered(FedHelpAlgo):
             self._fine_tuning = False
 
     def train(self, data: ExchangeObject, extra: dict[str, Any] | None = None) -> None:
-        networks = (self.trainer.network, *((self.large,) if self.large is not None else ()))
-        with FlopMeter(*networks) as meter:
+        with self._meter() as meter:
             super().train(data, extra)
+        self._write(lambda before: meter.flops)  # a repeated round replaces its figure
+
+    def get_weights(self, extra: dict[str, Any] | None = None) -> ExchangeObject:
+        with self._meter() as meter:  # FedMD predicts what it sends
+            result = super().get_weights(extra)
+        if meter.flops:
+            self._write(lambda before: before + meter.flops)
+        return result
+
+    def _meter(self) -> FlopMeter:
+        return FlopMeter(self.trainer.network, *((self.large,) if self.large is not None else ()))
+
+    def _write(self, change: Callable[[int], int]) -> None:
         rounds = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
         passed = "fine-tuning" if self._fine_tuning else str(self.round)
-        write_json(self.file, rounds | {passed: meter.flops})  # a repeated round replaces its figure
+        write_json(self.file, rounds | {passed: change(rounds.get(passed, 0))})

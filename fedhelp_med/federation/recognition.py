@@ -18,11 +18,12 @@ def count_by_class(predictions: Predictions) -> list[tuple[int, int]]:
     """Return, for each class, how many images (of masks: voxels) are recognised and how many there are.
 
     The logits are centred first, so that their mean over the classes' means is 0: another scanner shifts all scores
-    alike, and it is what the network can tell apart that counts. There has to be an image.
+    alike, and it is what the network can tell apart that counts. Where a site has one class the shift cannot be told
+    from the class, and the logits are taken as they are. There has to be an image.
     """
     sums = torch.stack([class_sums(logits, labels) for logits, labels in predictions()]).sum(0)
     present = sums[:, -1] > 0
-    centre = (sums[present, :-1] / sums[present, -1:]).mean(0)
+    centre = (sums[present, :-1] / sums[present, -1:]).mean(0) if present.sum() > 1 else None
     counts = torch.stack([recognised(logits, labels, centre) for logits, labels in predictions()]).sum(0)
     return [(int(right), int(there)) for right, there in counts]
 

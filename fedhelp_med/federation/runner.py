@@ -156,7 +156,7 @@ class Runner:
     def _continue(self, done: int) -> None:
         """Go on after the last committed round."""
         self.server.round = done
-        self.server.signals = self.workspace.meta(0)["signals"]
+        self.server.signals = self.workspace.meta(done)["signals"]
         self._rows = self.workspace.round_rows(done)
         if self.workspace.model(done).is_file():
             self.server.weights = self.workspace.load_global(done)
@@ -179,7 +179,7 @@ class Runner:
             self.workspace.save_global(number, self.server.weights)
         if self.method.exchange == "weights":
             self._rows += _rows(self._collect("evaluate", number, self.workspace.model(number)))
-        self.workspace.commit(number, self._rows, {"weights": shares})
+        self.workspace.commit(number, self._rows, {"signals": self.server.signals, "weights": shares})
         costs = {
             name: {
                 "seconds": round(r.seconds, 3),

@@ -50,7 +50,8 @@ class Server:
         self._ask = ask
         site = federation.sites[0]
         self._parser = ConfigParser()
-        self._parser.read_config([str(federation.bundle / federation.method.plan(site.role).configs[0])])
+        configs = federation.method.plan(site.role).configs
+        self._parser.read_config([str(federation.bundle / config) for config in configs])
         self._parser.update(pairs=site_overlay(federation, site, constants))
 
     def record(self, event: str, **details: Any) -> None:

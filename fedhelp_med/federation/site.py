@@ -26,6 +26,7 @@ from fedhelp_med.federation.state import load_state, load_tensors, save_state, s
 from fedhelp_med.federation.tracking import Following, Tracker
 from fedhelp_med.federation.workspace import Row
 from fedhelp_med.methods import Exchange, Role
+from fedhelp_med.methods.base import CLASS_COUNTS
 from fedhelp_med.networks import LocalLayers
 
 
@@ -173,18 +174,26 @@ class SiteHost:
     def test(self, number: int, weights: Path | None, signals: Mapping[str, dict[str, Any]]) -> SiteReport:
         """Evaluate every network on the testing split and keep those that the site deploys.
 
-        ``signals`` is what each site is told for its fine-tuning, by site.
+        ``signals`` is what each site is told for its fine-tuning and balancing, by site.
+
+        Raises:
+            FedHelpError: when the site finished no round: its networks are as they were made.
         """
         start = time.perf_counter()
         report = SiteReport()
         with self._failing_safely():
             client = self._ready()
             if isinstance(client, PersonalClient):  # a stock client knows neither splits nor networks of its own
+                if not self._states():
+                    raise FedHelpError(f"{self.job.name}: finished no round of training, so there is nothing to test")
                 exchanged = ("global",) if weights is not None else ()
                 if isinstance(client, FedHelpAlgo):
+                    told = signals.get(self.job.name, {})
+                    if CLASS_COUNTS in told:
+                        client.hear_class_counts(told[CLASS_COUNTS])
                     if weights is not None:  # a site without a split to evaluate deploys them all the same
                         client.receive_global(_exchange(weights))
-                    report.choice = self._choose(client, number, weights, signals.get(self.job.name, {}), report)
+                    report.choice = self._choose(client, number, weights, told, report)
                 report.rows += self._evaluate(number, "deployed", "validation", weights, report)
                 self._keep_studies("deployed", "validation")
                 for model in (*client.models, *exchanged, "deployed"):
@@ -202,7 +211,7 @@ class SiteHost:
         if self._client is None:
             client = self._create(self.job)
             client.initialize({ExtraItems.CLIENT_NAME: self.job.name})
-            states = sorted(self.job.folder.glob("round-*"))
+            states = self._states()
             if states and isinstance(client, PersonalClient):
                 client.load_state_dict(load_state(states[-1]))
             self._watch(client)
@@ -211,6 +220,9 @@ class SiteHost:
             self._client = client
         self._deadline = float("inf") if self.job.timeout is None else time.monotonic() + self.job.timeout
         return self._client
+
+    def _states(self) -> list[Path]:
+        return sorted(self.job.folder.glob("round-*"))
 
     def _watch(self, client: ClientAlgo) -> None:
         """In one process a time-out can act only between iterations."""
@@ -299,7 +311,7 @@ class SiteHost:
                     "site": self.job.name,
                     "role": self.job.role,
                     "networks": list(client.deployed),
-                    "offset": list(self.job.offset),
+                    "offset": list(client.deployed_offset),
                     "rule": "mean of probabilities" if len(client.deployed) > 1 else "single network",
                     "choice": None if choice is None else dataclasses.asdict(choice),
                     "bundle": self.job.bundle,

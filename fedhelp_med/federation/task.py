@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from torch import nn
 
 from fedhelp_med.common.errors import InputError, first_line
 from fedhelp_med.data import describe_image
 from fedhelp_med.federation.config import Site
 from fedhelp_med.federation.labels import check_labels
-from fedhelp_med.federation.loading import Federation
+from fedhelp_med.federation.loading import Federation, local_layers
 from fedhelp_med.methods import ROLES, Role, RolePlan
 from fedhelp_med.methods.base import TRAIN, TRAIN_LARGE
-from fedhelp_med.networks import named_module
+from fedhelp_med.networks import local_keys, named_module
 
 LARGEST_IMAGE = 128
 """Images are resized to at most this many pixels a side unless ``overrides.image_size`` says otherwise."""
@@ -120,6 +121,15 @@ def check_networks(federation: Federation, constants: Mapping[str, Any]) -> None
             _check_network(federation, sites[0], constants, role, network_key, head_key)  # type: ignore[arg-type]
 
 
+def _check_whole(federation: Federation, network: nn.Module, where: str) -> None:
+    if kept := local_keys(network, local_layers(federation)):
+        raise InputError(
+            f"aggregation.batch_norm: 'keep-local' keeps {min(kept)} of {where} from the server, where "
+            f"{federation.method.name} trains the network; choose average, give the network group normalisation, "
+            "or set settings.warm_start and settings.server_steps to 0"
+        )
+
+
 def _needs_large(plan: RolePlan) -> bool:
     return TRAIN_LARGE in plan.configs or "large_network_def" in str(plan.overlay)
 
@@ -152,6 +162,8 @@ def _check_network(
         named_module(network, parser[head_key])
     except InputError as error:
         raise InputError(f"{where.removesuffix('.network')}.{error}") from None
+    if network_key == "network_def" and federation.method.trains_at_server:
+        _check_whole(federation, network, where)
     size_key = "roi_size" if parser.get("roi_size") is not None else "image_size"
     size = parser.get_parsed_content(size_key, default=None)
     if size is None:

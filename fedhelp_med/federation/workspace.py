@@ -21,7 +21,7 @@ from fedhelp_med.common.files import remove_leftovers, replacing, to_json, write
 from fedhelp_med.federation.state import load_tensors, save_tensors
 
 KEPT_ROUNDS = 2
-"""How many rounds of a site's personal state are kept."""
+"""How many states of a site are kept, its newest: one that failed for some rounds goes on from the last that it has."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.federation_file = root / "federation.yaml"
-        self.datalists_file = root / "datalists.json"
+        self.data_file = root / "data.json"
         self.metrics_file = root / "metrics.csv"
         self.events_file = root / "events.jsonl"
 
@@ -94,9 +94,8 @@ class Workspace:
         content = {"round": number, **details, "metrics": [astuple(row) for row in rows]}
         write_json(self.global_round(number) / "meta.json", content)
         self._write_metrics(self.rows())
-        for folder in self.root.glob("sites/*/round-*"):
-            if _number(folder) <= number - KEPT_ROUNDS:
-                shutil.rmtree(folder)
+        for site in self.root.glob("sites/*"):
+            forget_states(site)
 
     def meta(self, number: int) -> dict[str, Any]:
         """Return what was committed with round ``number``."""
@@ -122,7 +121,7 @@ class Workspace:
                 path.unlink()
             else:
                 shutil.rmtree(path, ignore_errors=True)
-        for path in (self.metrics_file, self.events_file, self.datalists_file, self.federation_file):
+        for path in (self.metrics_file, self.events_file, self.data_file, self.federation_file):
             path.unlink(missing_ok=True)
 
     def rows(self) -> list[Row]:
@@ -214,6 +213,12 @@ class Workspace:
             except ValueError:
                 continue
         return events
+
+
+def forget_states(site: Path) -> None:
+    """Remove a site's older personal states from its folder."""
+    for folder in sorted(site.glob("round-*"), key=_number)[:-KEPT_ROUNDS]:
+        shutil.rmtree(folder)
 
 
 def _ends_whole(path: Path) -> bool:

@@ -14,7 +14,7 @@ from fedhelp_med.handlers.image_weights import ClassBalance, ImageWeights, Nearn
 from fedhelp_med.handlers.projection import projected
 from fedhelp_med.handlers.schedule import Schedule
 from fedhelp_med.handlers.term import LossTerm
-from fedhelp_med.losses import EmbeddingDistillationLoss, ForwardDistillationLoss, class_indices
+from fedhelp_med.losses import EmbeddingDistillationLoss, ForwardDistillationLoss, as_categorical, class_indices
 from fedhelp_med.losses.logits import weighted_mean
 from fedhelp_med.networks import FeatureTap, auxiliary_head, frozen_statistics
 
@@ -137,7 +137,8 @@ class FoundationGuidance(LossTerm):
             labels = torch.as_tensor(batch[Keys.LABEL]).to(answer.device)
             terms.append(self._supervised(answer, labels, weights))
         if knowledge is not None:
-            terms.append(self.knowledge_weight * self.distillation(answer, knowledge, weights))
+            pair = (answer, knowledge) if self.is_embedding else (as_categorical(answer), as_categorical(knowledge))
+            terms.append(self.knowledge_weight * self.distillation(*pair, weights))
         if not terms:
             absent = "no embedding" if self.is_embedding else "neither a label nor the foundation model's knowledge"
             raise InputError(f"public batch: it has {absent} to learn from")
@@ -149,6 +150,7 @@ class FoundationGuidance(LossTerm):
 
     def _supervised(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         if self.label_loss is None:
+            logits = as_categorical(logits)
             indices = class_indices(labels, logits)
             if weights is None:
                 return cross_entropy(logits, indices)

@@ -8,29 +8,28 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from fedhelp_med.handlers.guidance import KNOWLEDGE, cycled
 from fedhelp_med.handlers.schedule import GATE
-from fedhelp_med.losses import ForwardDistillationLoss, as_categorical, class_indices
+from fedhelp_med.losses import public_loss
 
 
 class PublicWarmStart:
-    """Before round 1, trains the large network on the foundation model's answers to public images.
+    """Before round 1, trains the large network on what is known of the public images, as the server's warm start does.
 
-    Where no foundation model was asked, it learns from the public labels. Where the model is trusted in part, the loss
-    is that part of the distillation and the rest of the labels' cross-entropy.
+    The loss is lambda times the distance to the foundation model's soft labels, plus the cross-entropy of the public
+    labels; a public set has one of the two, or both (:func:`fedhelp_med.losses.public_loss`).
 
     It acts only when the server's zero-shot gate is open (``engine.state.signals["gate"]``), unless it is told
     otherwise: knowledge of another domain costs more than it gives.
 
     Args:
-        public_loader: batches with ``image`` and ``knowledge`` or ``label``; it is cycled.
+        public_loader: batches with ``image`` and ``knowledge`` and/or ``label``; it is cycled.
         steps: how many batches.
         learning_rate: at the start; it decays to 0 along a cosine.
         network: the trainer's attribute that is trained, ``large_network`` or ``network``.
         knowledge_weight: lambda; at 0 the public labels are all that it learns from.
-        trust: in the foundation model, 0 to 1; below 1 the public images need labels.
+        trust: a factor of lambda: how good the model is known to be.
         gated: wait for the server's gate.
     """
 
@@ -65,20 +64,14 @@ class PublicWarmStart:
         self.done = True
         network: nn.Module = getattr(engine, self.network)
         optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate, weight_decay=1e-4)
-        distillation = ForwardDistillationLoss()
         network.train()
         for step, batch in enumerate(islice(cycled(self.public_loader), self.steps)):
             optimizer.param_groups[0]["lr"] = self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-            logits = as_categorical(network(torch.as_tensor(batch["image"]).to(state.device)))
-            trust = self.trust if KNOWLEDGE in batch and self.knowledge_weight else 0.0
-            terms = []
-            if trust:
-                knowledge = torch.as_tensor(batch[KNOWLEDGE]).to(logits.device, logits.dtype)
-                terms.append(trust * distillation(logits, as_categorical(knowledge)))
-            if trust < 1:
-                labels = class_indices(torch.as_tensor(batch["label"]), logits)
-                terms.append((1 - trust) * cross_entropy(logits, labels))
-            loss = torch.stack(terms).sum()
+            image, knowledge, labels = (
+                torch.as_tensor(batch[key]).to(state.device) if key in batch else None
+                for key in ("image", KNOWLEDGE, "label")
+            )
+            loss = public_loss(network(image), knowledge, labels, self.trust * self.knowledge_weight)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

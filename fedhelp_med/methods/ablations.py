@@ -8,7 +8,10 @@ from fedhelp_med.methods.fedhelp import FedHelp
 
 
 class WithoutGuidance(FedHelp):
-    """FedHelp that never uses the foundation model: no guidance, no warm start, no distillation at the server."""
+    """FedHelp that never uses the foundation model: no guidance, no warm start, no distillation at the server.
+
+    Without a warm start there is no gate to open: it trains at the ``cold_rate``, as FedHelp behind a shut gate.
+    """
 
     name = "fedhelp-no-guidance"
 

@@ -27,17 +27,20 @@ TRUST = "$getattr(@public#knowledge, 'trust', 1.0)"
 """MONAI config of the factor by which the foundation model's knowledge is weighed (``follow_quality``)."""
 
 
+CLASS_COUNTS = "class_counts"
+"""The signal that tells how many training images of each class all sites have together, where they were counted."""
+
+
 @dataclass(frozen=True)
 class RolePlan:
     """What a site of one role executes.
 
     Args:
-        trained: what its trainer's ``network`` is called in ``metrics.csv``: ``surrogate``, ``proxy`` or ``local``.
+        trained: what ``metrics.csv`` calls its trainer's ``network``: ``surrogate``, ``proxy``, ``local`` or ``own``.
         configs: the bundle's config files, in order, relative to the bundle.
         handlers: MONAI config of the handlers that the method adds, in order (the bundle's ``method_handlers``).
         constants: MONAI config by id that the federation file's ``overrides`` go over (``learning_rate``).
         overlay: further MONAI config, by id, that goes over everything.
-        personal: the names of personal networks that the trainer owns besides (``large``).
         deployed: the networks that the site would use; several are averaged in probability.
     """
 
@@ -46,7 +49,6 @@ class RolePlan:
     handlers: tuple[Mapping[str, Any], ...] = ()
     constants: Mapping[str, Any] = field(default_factory=dict)
     overlay: Mapping[str, Any] = field(default_factory=dict)
-    personal: tuple[str, ...] = ()
     deployed: tuple[str, ...] = ()
 
 
@@ -99,7 +101,7 @@ class Settings(BaseModel):
 
 
 class Method(ABC):
-    """A federated method. A subclass is one file in this folder and is found by its ``name``.
+    """A federated method. A subclass is one file in this folder; ``METHODS`` lists it under its ``name``.
 
     Args:
         settings: an instance of the subclass's ``Settings``.
@@ -130,6 +132,11 @@ class Method(ABC):
     @property
     def balances(self) -> bool:
         """Whether a deployed classifier decides as if all classes were equally frequent at the site."""
+        return False
+
+    @property
+    def trains_at_server(self) -> bool:
+        """Whether the server trains or asks the exchanged network itself, and so needs all of its layers."""
         return False
 
     @abstractmethod

@@ -5,12 +5,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from fedhelp_med.methods.base import Server, Settings
-from fedhelp_med.methods.fedavg import FedAvg
+from fedhelp_med.methods.base import Server
+from fedhelp_med.methods.fedavg import FedAvg, FedAvgSettings
 from fedhelp_med.methods.server_steps import knows_the_task, warm_start
 
 
-class FedAvgPublicSettings(Settings):
+class FedAvgPublicSettings(FedAvgSettings):
     """Settings of FedAvg with a public start.
 
     Args:
@@ -21,7 +21,7 @@ class FedAvgPublicSettings(Settings):
 
 
 class FedAvgPublic(FedAvg):
-    """FedAvg whose global network is first trained on the public labels, or on the foundation model's soft labels.
+    """FedAvg whose global network is first trained on the public images' labels, the foundation model's, or both.
 
     Where the public set speaks of other classes than the task's, there is nothing to start from, and this is FedAvg.
     """
@@ -30,6 +30,11 @@ class FedAvgPublic(FedAvg):
     settings_type = FedAvgPublicSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "recommended": {}}
     settings: FedAvgPublicSettings
+
+    @property
+    def trains_at_server(self) -> bool:
+        """It does, before round 1."""
+        return True
 
     def before_first_round(self, server: Server) -> None:
         """Train the initial weights on the public set."""

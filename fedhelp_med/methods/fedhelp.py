@@ -42,8 +42,10 @@ class FedHelpSettings(Settings):
         guidance_weights: of the public images in guidance: all ``equal``; by ``class``, more where the foundation
             model's likeliest class is rarer in the public set; by ``nearness`` of their features to the site's own.
         warm_start: steps in which the server, before round 1, trains the global network on the foundation model's
-            answers through the task head; 0 for none. Only where the foundation model's classes are the task's.
-        large_warm_start: the same at large sites for their large networks.
+            answers through the task head. Only where the foundation model's classes are the task's. With 0 there is
+            no gate either, and what waits for it to open (``large_warm_start``, ``server_steps``, the decay beside a
+            ``cold_rate``) does not act.
+        large_warm_start: the same at large sites for their large networks, once the gate is open.
         gate: the chance-corrected balanced accuracy that the warm-started network has to exceed on the sites' own
             images; otherwise the public knowledge is not used at all.
         server_steps: steps of distillation at the server after each aggregation, while the gate is open.
@@ -51,8 +53,9 @@ class FedHelpSettings(Settings):
         server_gated: only until a global network does better than the warm-started one on the sites' validation splits
             by more than a standard error: from then on the model would hold the sites back.
         average: deploy the mean of the site's own network and the global one.
-        balance: a deployed classifier's logits are shifted by the site's own class frequencies, so that its likeliest
-            class maximises the balanced accuracy; with two classes the order of the images, and so the AUC, stays.
+        balance: a deployed classifier's logits are shifted by the class frequencies that it learned from, the site's
+            own or all sites', so that its likeliest class maximises the balanced accuracy; with two classes the order
+            of the images, and so the AUC, stays.
         choose: unless another network of the site is better on its validation split by more than a standard error.
     """
 
@@ -140,9 +143,13 @@ class FedHelp(Method):
             configs=(TRAIN, TRAIN_LARGE),
             handlers=(*self._rates(), *self._large_warm_start(), *self._forward(), *self._ranking()),
             constants=constants,
-            personal=("large",),
             deployed=("large", *together),
         )
+
+    @property
+    def trains_at_server(self) -> bool:
+        """Whether there is a warm start, behind a gate that asks the sites, or distillation."""
+        return bool(self.settings.warm_start or self.settings.server_steps)
 
     @property
     def balances(self) -> bool:
@@ -204,6 +211,7 @@ class FedHelp(Method):
                 temperature=self.settings.temperature,
                 target=self.settings.head,
                 kind=f"${KIND}",
+                label_loss="@public#label_loss",
                 trust=TRUST,
                 project=self.settings.guidance_project,
                 weights=self.settings.guidance_weights,

@@ -5,11 +5,11 @@ from typing import Any
 from pydantic import Field
 
 from fedhelp_med.handlers import ProximalTerm
-from fedhelp_med.methods.base import Role, Settings, handler
-from fedhelp_med.methods.fedavg import FedAvg
+from fedhelp_med.methods.base import Role, handler
+from fedhelp_med.methods.fedavg import FedAvg, FedAvgSettings
 
 
-class FedProxSettings(Settings):
+class FedProxSettings(FedAvgSettings):
     """Settings of FedProx.
 
     Args:

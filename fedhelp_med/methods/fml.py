@@ -48,6 +48,5 @@ class FML(Method):
                 handler(ForwardDistillation, weight=self.settings.forward, temperature=temperature),
                 handler(BackwardDistillation, weight=self.settings.backward, temperature=temperature),
             ),
-            personal=("large",),
             deployed=("large",),
         )

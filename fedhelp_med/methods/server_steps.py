@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.handlers import KNOWLEDGE
-from fedhelp_med.losses import ForwardDistillationLoss, as_categorical, class_indices
-from fedhelp_med.methods.base import Server
+from fedhelp_med.losses import as_categorical, public_loss
+from fedhelp_med.methods.base import CLASS_COUNTS, Server
 
 Batches = Iterator[dict[str, Any]]
 Target = Callable[[Tensor, Tensor | None], Tensor | None]
@@ -53,7 +53,8 @@ def zero_shot_gate(server: Server, threshold: float) -> bool:
     """Whether the warm-started network already recognises the sites' private images, which it never saw.
 
     The sites report counts per class, no image and no score of one. The pooled (balanced accuracy - 1/K) / (1 - 1/K)
-    has to exceed ``threshold``: public sets of another domain do not pass.
+    has to exceed ``threshold``: public sets of another domain do not pass. What the sites have together becomes the
+    signal ``CLASS_COUNTS``.
 
     Raises:
         FedHelpError: when no site could count.
@@ -63,6 +64,9 @@ def zero_shot_gate(server: Server, threshold: float) -> bool:
         raise FedHelpError("zero-shot gate: no site could count what it recognises; see events.jsonl")
     score = chance_corrected(counts)
     is_open = score > threshold
+    server.signals[CLASS_COUNTS] = [
+        sum(present for _, present in of_class) for of_class in zip(*counts.values(), strict=True)
+    ]
     server.record("gate", score=round(score, 4), threshold=threshold, open=is_open, counts=dict(counts))
     return is_open
 
@@ -104,16 +108,16 @@ def distil_updates(server: Server, steps: int, learning_rate: float, use_knowled
 def overtaken(server: Server) -> int | None:
     """Return the first round whose global network did better than the warm-started one, None while there is none.
 
-    Better is a mean difference over the sites' validation splits of more than its standard error. The sites report
-    these results anyway; those of a site that failed in one of the two rounds do not count, nor undefined ones (the
-    AUC of one class).
+    Better is a mean difference over the sites' validation splits of more than its standard error, for which it takes
+    two sites. The sites report these results anyway; those of a site that failed in one of the two rounds do not count,
+    nor undefined ones (the AUC of one class).
     """
     start = server.validation(0)
     for number in range(1, server.round):
         later = server.validation(number)
         gains = [later[site] - start[site] for site in sorted(start.keys() & later.keys())]
         gains = [gain for gain in gains if math.isfinite(gain)]
-        if gains and fmean(gains) > (stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else 0):
+        if len(gains) > 1 and fmean(gains) > stdev(gains) / math.sqrt(len(gains)):
             return number
     return None
 
@@ -129,21 +133,16 @@ def _train(
     weight: float = 1.0,
 ) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=1e-4)
-    distillation, supervised = ForwardDistillationLoss(), nn.CrossEntropyLoss()
     network.train()
     for step, batch in enumerate(islice(batches, steps)):
         if decay:
             optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         image = torch.as_tensor(batch["image"])
         knowledge = torch.as_tensor(batch[KNOWLEDGE]) if KNOWLEDGE in batch and weight else None
-        logits = network(image)
-        teacher = target(image, knowledge)
-        terms = [] if teacher is None else [weight * distillation(as_categorical(logits), as_categorical(teacher))]
-        if labels and "label" in batch:
-            indices = class_indices(torch.as_tensor(batch["label"]), logits)
-            terms.append(supervised(as_categorical(logits), indices))
+        expected = torch.as_tensor(batch["label"]) if labels and "label" in batch else None
+        loss = public_loss(network(image), target(image, knowledge), expected, weight)
         optimizer.zero_grad()
-        torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 

@@ -34,9 +34,10 @@ class MeanOfProbabilities(nn.Module):
         logits = self._mean(image)
         if self.offset is None:
             return logits
+        offset = self.offset.to(logits.device)  # the networks were on their device before the ensemble was made
         if logits.shape[1] == 1:
-            return logits + (self.offset[1] - self.offset[0])
-        return logits + self.offset.reshape(-1, *(1,) * (logits.ndim - 2))
+            return logits + (offset[1] - offset[0])
+        return logits + offset.reshape(-1, *(1,) * (logits.ndim - 2))
 
     def _mean(self, image: Tensor) -> Tensor:
         outputs: list[Tensor] = [network(image) for network in self.networks]

@@ -16,6 +16,7 @@ from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.federation.client import MODEL, ROUND, SPLIT, FedHelpAlgo
 from fedhelp_med.federation.seeding import seed_round
+from fedhelp_med.networks import balancing_offset
 
 SEED = 5
 SMALL_ROLE, LARGE_ROLE = ["configs/train.json"], ["configs/train.json", "configs/train_large.json"]
@@ -75,6 +76,25 @@ def assert_equal(one, other):
     assert list(one) == list(other)
     for key in one:
         assert torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])), key
+
+
+def test_deployed_networks_are_balanced_by_what_each_learned_from(overlay):
+    algo = client(SMALL_ROLE, overlay(), deployed=("surrogate", "global"), offset=(0.5, -0.5))
+    assert algo.deployed_offset == (0.5, -0.5)  # nobody has counted all sites' images
+    algo.hear_class_counts([9, 1])
+    low, high = balancing_offset([9, 1])
+    assert algo.deployed_offset == pytest.approx(((0.5 + low) / 2, (-0.5 + high) / 2))
+    assert algo.network("deployed").offset.tolist() == pytest.approx(algo.deployed_offset)
+    algo.deployed = ("global",)
+    assert algo.deployed_offset == pytest.approx((low, high))
+    algo.deployed = ("surrogate",)
+    assert algo.deployed_offset == (0.5, -0.5)
+
+
+def test_without_balancing_all_sites_counts_change_nothing(overlay):
+    algo = client(SMALL_ROLE, overlay(), deployed=("surrogate", "global"))
+    algo.hear_class_counts([9, 1])
+    assert algo.deployed_offset == () and algo.network("deployed").offset is None
 
 
 def test_one_round_without_handlers_is_plain_monai_training(overlay):

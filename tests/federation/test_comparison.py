@@ -24,6 +24,7 @@ from fedhelp_med.federation.comparison import make_cells, method_names, run_cell
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.federation.runner import run_federation
 from fedhelp_med.methods import METHODS
+from fedhelp_med.methods.fedavg import FedAvgSettings
 from fedhelp_med.report.comparison import read_results
 
 COMPARED = "local,fedavg@rounds=1,fedhelp"
@@ -81,12 +82,12 @@ def test_a_cell_is_the_file_with_another_method_and_seed(federation_file, tmp_pa
     ]
     assert cells[4].folder == tmp_path / "out/cells/fedprox@settings.mu=0.5/seed-4"
     prox, own, changed, fedavg = (cell.federation for cell in cells[:4])
-    assert prox.method.settings.mu == 0.5 and prox.file.settings == {"mu": 0.5}
+    assert prox.method.settings.mu == prox.file.settings["mu"] == 0.5 and "forward" not in prox.file.settings
     assert own.method.settings.forward == 0.5 and own.method.settings.ranking == 0.2
     recommended = METHODS["fedhelp"].presets["recommended"]
     assert changed.method.settings.decay == recommended["decay"] < 1 and changed.method.settings.ranking == 0
     assert changed.method.settings.forward == 0.5 and changed.file.rounds == 4
-    assert fedavg.file.settings == {} and fedavg.method.name == "fedavg"
+    assert fedavg.method.settings == FedAvgSettings() and fedavg.method.name == "fedavg"
     for federation in (prox, own, changed, fedavg):
         assert federation.file.runtime.workers == 1
         assert federation.file.reference == ("local" if federation is changed else None)  # where sites choose

@@ -4,11 +4,19 @@ import json
 
 import pytest
 import torch
+from conftest import write_site
 from torch import nn
 
 from fedhelp_med.federation.comparison import make_cells, run_cells
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.federation.metering import FlopMeter, forward_flops, read_flops
+
+
+class Silent:
+    def started(self, *_):
+        pass
+
+    cell_done = started
 
 
 def network():
@@ -49,12 +57,6 @@ def test_counting_changes_neither_the_mode_nor_a_random_stream():
 
 @pytest.mark.integration
 def test_a_run_counts_every_round_of_both_networks(federation_file, tmp_path):
-    class Silent:
-        def started(self, *_):
-            pass
-
-        cell_done = started
-
     cells = make_cells(load_federation(federation_file()), ["local", "fedavg", "fedhelp"], 1, tmp_path / "out")
     run_cells(cells, tmp_path / "out", 1, Silent())
     local, fedavg, fedhelp = (
@@ -68,13 +70,18 @@ def test_a_run_counts_every_round_of_both_networks(federation_file, tmp_path):
     assert read_flops(tmp_path) is None
 
 
+def test_the_predictions_that_fedmd_sends_count_as_well(federation_file, tmp_path):
+    write_site(tmp_path / "public", training=8, seed=9)
+    path = federation_file(public={"data": "public/datalist.json"}, rounds=1, method="fedmd")
+    federation = load_federation(path)
+    cells = make_cells(federation, ["local", "fedmd"], 1, tmp_path / "out")
+    run_cells(cells, tmp_path / "out", 1, Silent())
+    local, fedmd = (read_flops(cell.workspace.site("clinic-a")) for cell in cells)
+    # six private images with gradients; no consensus to digest yet, and eight public ones without
+    assert fedmd == pytest.approx(local * (3 * 6 + 8) / (3 * 6))
+
+
 def test_the_fine_tuning_pass_counts_as_well(federation_file, tmp_path):
-    class Silent:
-        def started(self, *_):
-            pass
-
-        cell_done = started
-
     cells = make_cells(load_federation(federation_file()), ["fedhelp@settings.choose=true"], 1, tmp_path / "out")
     run_cells(cells, tmp_path / "out", 1, Silent())
     passes = json.loads((cells[0].workspace.site("clinic-a") / "flops.json").read_text())

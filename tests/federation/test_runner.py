@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import write_site
+from conftest import SMALL, write_site
 from safetensors.torch import load_file
 
 from fedhelp_med.cli.main import main
 from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.federation.client import FedHelpAlgo
 from fedhelp_med.federation.hosts import submit
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.federation.runner import run_federation
+from fedhelp_med.federation.site import client_of
 from fedhelp_med.federation.workspace import Workspace
 
 pytestmark = pytest.mark.integration
@@ -127,6 +129,22 @@ def test_a_site_that_fails_is_named_and_the_round_goes_on(federation_file, tmp_p
     assert tested == {"clinic-a", "hospital-a", "hospital-b"}
     shares = json.loads((tmp_path / "run/global/round-0001/meta.json").read_text())["weights"]
     assert sorted(shares) == ["clinic-a", "hospital-a", "hospital-b"] and sum(shares.values()) == pytest.approx(1)
+
+
+class NeverTrains(FedHelpAlgo):
+    def train(self, data, extra=None):
+        raise FedHelpError("out of memory")
+
+
+def test_a_site_that_finished_no_round_has_nothing_to_deploy(federation_file, tmp_path):
+    federation = load_federation(federation_file(rounds=1))
+    kinds = {"hospital-b": NeverTrains}
+    out = tmp_path / "run"
+    workspace = run_federation(federation, out, create=lambda job: client_of(kinds.get(job.name, FedHelpAlgo), job))
+    reason = "hospital-b: finished no round of training, so there is nothing to test"
+    assert workspace.untested == {"hospital-b": reason}
+    assert "hospital-b" not in {row.site for row in workspace.rows() if row.split == "testing"}
+    assert not workspace.site("hospital-b").joinpath("deployed").exists()
 
 
 def test_below_the_quorum_the_run_stops_and_can_go_on(federation_file, tmp_path):
@@ -290,7 +308,16 @@ def test_a_run_of_other_data_does_not_go_on(federation_file, tmp_path):
     content = json.loads(datalist.read_text())
     content["training"].append(content["testing"].pop())
     datalist.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"holds a run of other data \(the datalist has changed at hospital-a\)"):
+    with pytest.raises(InputError, match=r"holds a run of other data \(changed since: the datalist of hospital-a\)"):
+        run(path, tmp_path / "run", resume=True)
+
+
+def test_a_run_with_another_public_set_does_not_go_on(federation_file, tmp_path):
+    write_site(tmp_path / "public", training=8, seed=9)
+    path = federation_file(rounds=1, public={"data": "public/datalist.json"})
+    run(path, tmp_path / "run")
+    write_site(tmp_path / "public", training=6, seed=9)
+    with pytest.raises(InputError, match=r"holds a run of other data \(changed since: the public datalist\)"):
         run(path, tmp_path / "run", resume=True)
 
 
@@ -316,23 +343,28 @@ def test_only_the_last_two_rounds_of_personal_state_are_kept(federation_file, tm
     assert kept == ["round-0003", "round-0004"]
 
 
+BATCH_NORMALISED = {
+    "overrides": {"image_size": [16, 16], "batch_size": 4},
+    "roles": {
+        "small": {
+            "network": {
+                "_target_": "monai.networks.nets.DenseNet",
+                "spatial_dims": 2,
+                "in_channels": 1,
+                "out_channels": 2,
+                "init_features": 4,
+                "growth_rate": 4,
+                "block_config": [1, 1],
+            },
+            "head": "class_layers.out",
+        }
+    },
+}
+
+
 @pytest.mark.parametrize("policy", ["average", "keep-local"])
 def test_batch_norm_of_a_network_of_ones_own(federation_file, tmp_path, policy):
-    network = {
-        "_target_": "monai.networks.nets.DenseNet",
-        "spatial_dims": 2,
-        "in_channels": 1,
-        "out_channels": 2,
-        "init_features": 4,
-        "growth_rate": 4,
-        "block_config": [1, 1],
-    }
-    path = federation_file(
-        overrides={"image_size": [16, 16], "batch_size": 4},
-        roles={"small": {"network": network, "head": "class_layers.out"}},
-        aggregation={"batch_norm": policy},
-        rounds=1,
-    )
+    path = federation_file(aggregation={"batch_norm": policy}, rounds=1, **BATCH_NORMALISED)
     workspace = run_federation(load_federation(path), tmp_path / "run")
     shared = load_file(tmp_path / "run/global/round-0001/model.safetensors")
     statistics = [key for key in shared if "running_mean" in key or "num_batches" in key]
@@ -345,6 +377,29 @@ def test_batch_norm_of_a_network_of_ones_own(federation_file, tmp_path, policy):
         mean = sum(share * load_file(folders[name])[key].double() for name, share in shares.items())
         torch.testing.assert_close(shared[key].double(), mean, rtol=1e-6, atol=1e-7)
     assert {row.model for row in workspace.rows() if row.split == "testing"} >= {"surrogate", "proxy", "deployed"}
+
+
+@pytest.mark.parametrize("method", ["fedhelp", "fedavg-public"])
+def test_layers_that_stay_at_the_sites_are_missing_where_the_server_trains(federation_file, tmp_path, method):
+    write_site(tmp_path / "public", training=16, seed=9)
+    path = federation_file(
+        method=method,
+        preset="recommended",
+        public={"data": "public/datalist.json"},
+        aggregation={"batch_norm": "keep-local"},
+        **BATCH_NORMALISED,
+    )
+    with pytest.raises(InputError, match=rf"batch_norm: 'keep-local' keeps .*norm.* {method} trains the network"):
+        run(path, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_large_site_may_come_first_and_override_what_only_large_sites_have(federation_file, tmp_path):
+    path = federation_file(rounds=1, overrides={**SMALL, "large_optimizer#lr": 1e-4})
+    content = yaml.safe_load(path.read_text())
+    content["sites"].sort(key=lambda site: site["role"])  # "large" before "small"
+    path.write_text(yaml.safe_dump(content))
+    assert run(path, tmp_path / "run")
 
 
 def test_a_bundle_that_lacks_what_a_site_needs_is_refused(federation_file, tmp_path):

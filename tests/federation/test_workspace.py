@@ -39,6 +39,16 @@ def test_metrics_are_rounds_then_testing_then_the_reference(workspace):
     ]
 
 
+def test_a_site_that_fails_for_some_rounds_keeps_the_last_states_that_it_has(workspace):
+    for number in range(1, 7):
+        for site in ("clinic", "hospital"):
+            if site == "clinic" or number < 4:
+                (workspace.site(site) / f"round-{number:04d}").mkdir(parents=True)
+        workspace.commit(number, [], {})
+    kept = {site: sorted(path.name for path in workspace.site(site).iterdir()) for site in ("clinic", "hospital")}
+    assert kept == {"clinic": ["round-0005", "round-0006"], "hospital": ["round-0002", "round-0003"]}
+
+
 @pytest.mark.parametrize("renames", range(3))
 def test_a_run_that_counts_as_complete_has_all_its_metrics(workspace, renames, monkeypatch):
     replace, done = os.replace, []

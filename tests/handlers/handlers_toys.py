@@ -66,11 +66,11 @@ def supervised(network: nn.Module, batches: list[Batch], *handlers: Any, lr: flo
 
 
 def guided(network: nn.Module, batches: list[Batch], public: Iterable[Batch], *rest: Any, **settings: Any) -> Any:
-    """A trainer with guidance, and its guidance; ``lr`` and ``handlers`` besides the settings of guidance."""
+    """A trainer with guidance, and its guidance; ``lr``, ``handlers`` and ``trainer`` besides the settings of it."""
     optimizer = torch.optim.SGD(network.parameters(), lr=settings.pop("lr", 0.0))
-    handlers = settings.pop("handlers", ())
+    handlers, more = settings.pop("handlers", ()), settings.pop("trainer", {})
     guidance = FoundationGuidance(network, optimizer, public, *rest, **settings)
-    return supervised(network, batches, guidance, *handlers, optimizer=optimizer), guidance
+    return supervised(network, batches, guidance, *handlers, optimizer=optimizer, **more), guidance
 
 
 def reciprocal(proxy: nn.Module, large: nn.Module, batches: list[Batch], *handlers: Any, **more: Any) -> Any:

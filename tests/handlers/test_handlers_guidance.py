@@ -123,6 +123,18 @@ def test_knowledge_of_the_tasks_own_classes_can_act_through_the_task_head() -> N
     assert len(trainer.optimizer.param_groups) == 1
 
 
+def test_a_task_head_of_one_channel_learns_from_two_classes_and_from_labels() -> None:
+    network, batch = Toy(1), {**public(KNOWLEDGE, classes=2), "label": torch.tensor([0, 1, 1, 0, 1, 0])}
+    private = [{"image": torch.randn(2, 1, 2, 2), "label": torch.tensor([[0.0], [1.0]])}]
+    loss = {"loss_function": nn.BCEWithLogitsLoss()}
+    trainer, handler = guided(network, private, [batch], "head", 2, target="task", trainer=loss)
+    z = network(batch["image"])
+    two = torch.cat([torch.zeros_like(z), z], 1)
+    expected = cross_entropy(two, batch["label"]) + divergence(batch[KNOWLEDGE], two, temperature=1.0)
+    trainer.run()
+    assert handler.average == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_knowledge_of_other_classes_cannot() -> None:
     trainer, _ = guided(Toy(), make_batches(), [public(KNOWLEDGE)], "head", 3, target="task")
     with pytest.raises(InputError, match=r"\(6, 3\).*\(6, 4\)"):

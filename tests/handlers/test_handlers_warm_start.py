@@ -173,7 +173,8 @@ def test_labels_make_up_for_what_is_not_trusted() -> None:
     answers = public()
     labelled = [{**batch, "label": torch.randint(0, 3, (6,))} for batch in answers]
     labels = [{key: batch[key] for key in ("image", "label")} for batch in labelled]
-    assert same(end_of(labelled, trust=1.0), end_of(answers))  # full trust, which is the default: the model alone
     assert same(end_of(labelled, trust=0.0), end_of(labels))
-    half = end_of(labelled, trust=0.5)
-    assert not same(half, end_of(answers)) and not same(half, end_of(labels))
+    whole, half = end_of(labelled), end_of(labelled, trust=0.5)
+    assert same(end_of(labelled, knowledge_weight=0.5), half)  # trust is a factor of lambda
+    assert not any(same(one, other) for one in (whole, half) for other in (end_of(answers), end_of(labels)))
+    assert not same(whole, half)

@@ -68,8 +68,11 @@ def test_a_plan_names_networks_that_the_site_has(name: str, preset: str, role: R
     exchanged = "surrogate" if role == "small" else "proxy"
     assert plan.trained == (exchanged if travels else "local" if name == "local" else "own")
     assert plan.deployed
-    assert set(plan.deployed) <= {plan.trained, *plan.personal, *(("global",) if travels else ())}
-    assert set(plan.personal) <= ({"large"} if role == "large" else set())
+    assert set(plan.deployed) <= {
+        plan.trained,
+        *(("large",) if role == "large" else ()),
+        *(("global",) if travels else ()),
+    }
 
 
 def components(config: Any) -> Iterator[Mapping[str, Any]]:

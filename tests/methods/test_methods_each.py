@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from methods_plans import merged, plan_of, targets
+from methods_plans import BUNDLE, merged, plan_of, targets
 from monai.bundle import ConfigParser
 from pydantic import ValidationError
 
@@ -18,8 +18,8 @@ def test_fedhelp_guides_small_sites_and_distils_both_ways_at_large_ones() -> Non
     small, large = (plan_of("fedhelp", "paper", role) for role in ROLES)
     assert targets(small) == [FoundationGuidance.__name__]
     assert targets(large) == [ForwardDistillation.__name__, RankingDistillation.__name__]
-    assert (small.trained, small.personal) == ("surrogate", ())
-    assert (large.trained, large.personal) == ("proxy", ("large",))
+    assert small.trained == "surrogate"
+    assert large.trained == "proxy"
 
 
 def test_the_papers_preset_is_the_equations_as_published() -> None:
@@ -47,6 +47,23 @@ def test_guidance_waits_for_the_gate_except_of_embeddings_which_have_no_classes(
     for kind, gated in (("logits", True), ("embedding", False)):
         parser = ConfigParser({"public": {"knowledge": SimpleNamespace(kind=kind)}, "weight": dict(weight)})
         assert parser.get_parsed_content("weight") == UnlessShut(1.0, gated)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedavg-public", "fedbn", "fedprox"])
+def test_the_fedavg_family_can_have_fedhelps_learning_rate(name: str) -> None:
+    plain = plan_of(name, "recommended", "small")
+    assert not plain.constants and "CosineOverRounds" not in targets(plain)
+    plan = create_method(name, "recommended", {"learning_rate": 2e-3, "decay": 0.1}).plan("small")
+    assert plan.constants == {"learning_rate": 2e-3}
+    assert targets(plan)[0] == "CosineOverRounds" and plan.handlers[0]["floor"] == 0.1
+
+
+def test_guidance_learns_public_labels_by_the_bundles_own_loss() -> None:
+    assert plan_of("fedhelp", "paper", "small").handlers[0]["label_loss"] == "@public#label_loss"
+    for task, loss in (("segmentation", "DiceCELoss"), ("classification", "NoneType")):
+        parser = ConfigParser()
+        parser.read_config(str(BUNDLE.with_name(f"fedhelp_{task}") / "configs" / "train.json"))
+        assert type(parser.get_parsed_content("public#label_loss")).__name__ == loss
 
 
 def test_settings_reach_the_handlers() -> None:
@@ -128,7 +145,6 @@ def test_fml_teaches_both_ways_alike() -> None:
     large = plan_of("fml", "paper", "large", forward=0.4, backward=0.6, temperature=2.0)
     assert targets(large) == ["ForwardDistillation", "BackwardDistillation"]
     assert [(term["weight"], term["temperature"]) for term in large.handlers] == [(0.4, 2.0), (0.6, 2.0)]
-    assert large.personal == ("large",)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedhelp_med.handlers import GATE, KNOWLEDGE
 from fedhelp_med.methods import create_method
+from fedhelp_med.methods.base import CLASS_COUNTS
 from fedhelp_med.methods.server_steps import (
     chance_corrected,
     distil_updates,
@@ -120,6 +121,7 @@ def test_the_gate_opens_above_its_threshold_only() -> None:
     server, score = OnlyServer([], GOOD), chance_corrected(GOOD)
     assert zero_shot_gate(server, score - 0.01)
     assert not zero_shot_gate(server, score)
+    assert server.signals == {CLASS_COUNTS: [10, 11]}  # what there is, recognised or not
     (event, details), _ = server.events
     assert (event, details["open"], details["counts"]) == ("gate", True, GOOD)
     assert details["score"] == pytest.approx(score, abs=1e-4)
@@ -274,7 +276,7 @@ def test_an_open_gate_keeps_the_warm_start() -> None:
     server = OnlyServer(public(KNOWLEDGE), GOOD)
     cold = snapshot(server)
     fedhelp(gate=0.5).before_first_round(server)
-    assert server.signals == {GATE: True}
+    assert server.signals[GATE]
     assert not same(server.weights, cold)
     assert [event for event, _ in server.events] == ["warm_start", "gate"]
 
@@ -288,7 +290,7 @@ def test_a_shut_gate_leaves_the_network_as_it_was(reason: str) -> None:
         server.knowledge = None
     cold = snapshot(server)
     fedhelp().before_first_round(server)
-    assert server.signals == {GATE: False}
+    assert not server.signals[GATE]
     assert same(server.weights, cold)
     assert ("gate", False) in [(event, details.get("open")) for event, details in server.events]
 
@@ -335,9 +337,10 @@ PAST = [*AHEAD, {"a": 0.8, "b": 0.55}]
         ([*PAST, AHEAD[1]], 2),  # to fall behind again does not undo it
         ([AHEAD[0], {"a": 0.84, "b": 0.52}], 1),  # by 0.08, and its standard error is 0.06
         ([AHEAD[0], {"a": 0.84, "b": 0.49}], None),  # 0.065 and 0.075
-        ([AHEAD[0], {"a": 0.6}, {"b": 0.6}], 2),  # the other site failed: the pair is all that can be compared
+        ([AHEAD[0], {"a": 0.9}, {"b": 0.9}], None),  # the other site failed: one gain has no standard error
         ([{}, AHEAD[0]], None),
-        ([AHEAD[0], {"a": float("nan"), "b": 0.6}], 1),  # a split of one class has no AUC
+        ([{**AHEAD[0], "c": 0.5}, {"a": float("nan"), "b": 0.6, "c": 0.61}], 1),  # a split of one class has no AUC
+        ([AHEAD[0], {"a": float("nan"), "b": 0.6}], None),
         ([AHEAD[0], {"a": float("nan"), "b": float("nan")}], None),
     ],
 )
@@ -402,7 +405,7 @@ def test_with_labels_only_the_foundation_models_answers_change_nothing() -> None
         server = OnlyServer([batch], GOOD)
         server.updates = {"a": snapshot(server)}
         labels_only().before_first_round(server)
-        assert server.signals == {GATE: True}
+        assert server.signals[GATE]
         server.round = 1
         labels_only().after_aggregation(server)
         ends.append(server.weights)

@@ -134,5 +134,10 @@ def test_the_offset_shifts_each_class_and_keeps_the_order_of_images(channels: in
     torch.testing.assert_close(difference, expected.reshape(-1, *(1,) * len(spatial)).expand_as(image))
 
 
+def test_the_offset_goes_to_the_networks_device() -> None:
+    on_another_device = Gives(torch.zeros(2, 3, device="meta"))
+    assert MeanOfProbabilities(on_another_device, offset=[0.1, 0.2, -0.3])(torch.zeros(1)).device.type == "meta"
+
+
 def test_the_offset_is_no_weight() -> None:
     assert MeanOfProbabilities(nn.Identity(), offset=[0.1, -0.1]).state_dict() == {}

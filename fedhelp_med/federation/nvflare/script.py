@@ -13,7 +13,7 @@ from fedhelp_med.federation.nvflare.wire import REPORT, REQUEST, pack_report, to
 from fedhelp_med.federation.runner import reference_of
 from fedhelp_med.federation.site import SiteHost, SiteReport
 from fedhelp_med.federation.state import load_tensors, save_tensors
-from fedhelp_med.federation.workspace import KEPT_ROUNDS, Row, Workspace
+from fedhelp_med.federation.workspace import Row, Workspace, forget_states
 from fedhelp_med.foundation.acquisition import acquire
 from fedhelp_med.foundation.opening import open_model
 
@@ -81,7 +81,7 @@ class Participant:
         if part not in self._hosts:
             _keep_committed(folder, committed)
             self._hosts[part] = self._host(part, workspace)
-        _forget(folder, committed)
+        forget_states(folder)
         incoming = folder / "incoming.safetensors"
         if arrays is not None:
             save_tensors(incoming, to_tensors(arrays))
@@ -120,13 +120,6 @@ def _keep_committed(folder: Path, committed: int | None) -> None:
     """Discard the state of a round that the server did not commit: it will be repeated."""
     for path in folder.glob("round-*"):
         if committed is None or _number(path) > committed:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _forget(folder: Path, committed: int | None) -> None:
-    """Forget what the server's own folder would forget as well."""
-    for path in folder.glob("round-*"):
-        if committed is not None and _number(path) <= committed - KEPT_ROUNDS:
             shutil.rmtree(path, ignore_errors=True)
 
 
