@@ -27,7 +27,7 @@ STUDY_KEYS = (
     "ModalitiesInStudy",
 )  # fmt: skip
 UID_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)+")  # leading zeros are wrong, but they occur
-MAY_SHOW_TEXT = ("US", "SC", "OT", "XC", "ES", "DX", "CR", "SR", "DOC")
+MAY_SHOW_TEXT = ("US", "IVUS", "SC", "OT", "XC", "GM", "ES", "DX", "CR", "MG", "RF", "XA", "IO", "PX", "SR", "DOC")
 """Modalities whose pixels (or whose whole content) often name the patient."""
 
 

@@ -115,10 +115,11 @@ class WebArchive:
     def _search(self, search: Any, key: str, wanted: Mapping[str, str], *within: str) -> Iterator[Dataset]:
         """Yield all answers, page by page; a server that ignores the offset ends the search.
 
-        What some servers would not understand is not asked but picked out of the answers.
+        What some servers would not understand is not asked but picked out of the answers, which have to tell it then.
+        Only the archive can match the name of a patient.
         """
         seen: set[str] = set()
-        told = {name: value for name, value in wanted.items() if PLAIN_VALUE.fullmatch(value)}
+        told = {name: value for name, value in wanted.items() if name == "PatientName" or PLAIN_VALUE.fullmatch(value)}
         while True:
             with self._readable():
                 page = search(*within, search_filters=told, fields=list(wanted), limit=PAGE, offset=len(seen))
@@ -127,7 +128,9 @@ class WebArchive:
             if not fresh:
                 return
             seen.update(str(answer.get(key, "")) for answer in fresh)
-            yield from (answer for answer in fresh if answer.get(key) and agrees(wanted, answer))
+            for answer in fresh:
+                if answer.get(key) and agrees(wanted, answer) and all(name in answer for name in wanted.keys() - told):
+                    yield answer
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
