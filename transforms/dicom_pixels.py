@@ -100,7 +100,11 @@ def grey_values(stored: Array, file: DicomFile, frame: Frame, rules: ValueRules)
 
 
 def colour_values(stored: Array, file: DicomFile) -> Values:
-    """Turn stored pixels ``H, W`` (palette) or ``H, W, 3`` into colours ``H, W, 3``."""
+    """Turn stored pixels ``H, W`` (palette) or ``H, W, 3`` into colours ``H, W, 3``.
+
+    Raises:
+        ImageError: the palette is damaged.
+    """
     if file.text("PhotometricInterpretation") == "PALETTE COLOR":
         from pydicom.pixels.processing import apply_color_lut
 

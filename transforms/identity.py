@@ -1,4 +1,9 @@
-"""Which identifying elements a DICOM file still carries (PS3.15, annex E, basic profile)."""
+"""Which identifying elements a DICOM file still carries, of those of the basic profile (PS3.15, annex E).
+
+The profile has more than 600 elements. UIDs, codes, identifiers of procedures, places by GPS and what belongs to
+radiotherapy, microscopy and structured reports are not looked for here: ``fedhelp data pull --anonymise`` deals with
+all.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,33 +14,54 @@ from fedhelp_med.transforms.dicom_file import quiet, read_dataset
 
 IDENTIFYING = frozenset((
     "AccessionNumber", "AcquisitionComments", "AcquisitionContextSequence", "AdditionalPatientHistory",
-    "AdmissionID", "AdmittingDate", "AdmittingDiagnosesDescription", "AdmittingTime", "Allergies",
-    "AuthorObserverSequence", "BranchOfService", "CameraOwnerName", "ClinicalTrialSubjectID", "CountryOfResidence",
+    "AddressTrial", "AdmissionID", "AdmittingDate", "AdmittingDiagnosesDescription", "AdmittingTime", "Allergies",
+    "AuthorObserverSequence", "BranchOfService", "CameraOwnerName", "ClinicalTrialSubjectID",
+    "ConsultingPhysicianName", "ContentCreatorName", "CountryOfResidence", "CurrentObserverTrial",
     "CurrentPatientLocation", "CustodialOrganizationSequence", "DetectorID", "DeviceSerialNumber",
-    "DischargeDiagnosisDescription", "DistributionAddress", "EthnicGroup", "EthnicGroups", "GantryID",
-    "HumanPerformerName", "HumanPerformerOrganization", "ImageComments", "InstitutionAddress",
+    "DischargeDiagnosisDescription", "DistributionAddress", "DistributionName", "EthnicGroup", "EthnicGroups",
+    "GantryID", "HumanPerformerName", "HumanPerformerOrganization", "ImageComments", "InstitutionAddress",
     "InstitutionCodeSequence", "InstitutionName", "InstitutionalDepartmentName", "InsurancePlanIdentification",
-    "IssuerOfPatientID", "LastMenstrualDate", "MedicalAlerts", "MedicalRecordLocator", "MilitaryRank",
-    "NameOfPhysiciansReadingStudy", "Occupation", "OperatorsName", "OperatorIdentificationSequence",
-    "OtherPatientIDs", "OtherPatientIDsSequence", "OtherPatientNames", "PatientAddress", "PatientBirthDate",
-    "PatientBirthName", "PatientBirthTime", "PatientComments", "PatientID", "PatientInstitutionResidence",
-    "PatientMotherBirthName", "PatientName", "PatientReligiousPreference", "PatientTelecomInformation",
-    "PatientTelephoneNumbers", "PerformedLocation", "PerformedStationName", "PerformingPhysicianName",
-    "PerformingPhysicianIdentificationSequence", "PersonAddress", "PersonIdentificationCodeSequence", "PersonName",
-    "PersonTelecomInformation", "PersonTelephoneNumbers", "PhysiciansOfRecord",
-    "PhysiciansReadingStudyIdentificationSequence", "PlateID", "PregnancyStatus", "ProtocolName",
-    "ReferringPhysicianAddress", "ReferringPhysicianName", "ReferringPhysicianTelephoneNumbers",
-    "RegionOfResidence", "RequestAttributesSequence", "RequestedProcedureComments", "RequestedProcedureDescription",
-    "RequestingPhysician", "RequestingService", "ResponsibleOrganization", "ResponsiblePerson", "ReviewerName",
+    "InterpretationAuthor", "InterpretationRecorder", "InterpretationTranscriber", "IssuerOfPatientID",
+    "LastMenstrualDate", "MedicalAlerts", "MedicalRecordLocator", "MilitaryRank", "NameOfPhysiciansReadingStudy",
+    "NamesOfIntendedRecipientsOfResults", "Occupation", "OperatorIdentificationSequence", "OperatorsName",
+    "OrderCallbackPhoneNumber", "OrderCallbackTelecomInformation", "OrderEnteredBy", "OtherPatientIDs",
+    "OtherPatientIDsSequence", "OtherPatientNames", "PatientAddress", "PatientBirthDate", "PatientBirthName",
+    "PatientBirthTime", "PatientComments", "PatientID", "PatientInstitutionResidence", "PatientMotherBirthName",
+    "PatientName", "PatientReligiousPreference", "PatientTelecomInformation", "PatientTelephoneNumbers",
+    "PerformedLocation", "PerformedStationName", "PerformingPhysicianIdentificationSequence",
+    "PerformingPhysicianName", "PersonAddress", "PersonIdentificationCodeSequence", "PersonName",
+    "PersonTelecomInformation", "PersonTelephoneNumbers", "PhysicianApprovingInterpretation", "PhysiciansOfRecord",
+    "PhysiciansReadingStudyIdentificationSequence", "PlateID", "PregnancyStatus", "ProtocolName", "ROIInterpreter",
+    "ReferringPhysicianAddress", "ReferringPhysicianName", "ReferringPhysicianTelephoneNumbers", "RegionOfResidence",
+    "RequestAttributesSequence", "RequestedProcedureComments", "RequestedProcedureDescription", "RequestingPhysician",
+    "RequestingService", "ResponsibleOrganization", "ResponsiblePerson", "ReviewerName",
     "ScheduledPerformingPhysicianName", "ScheduledStationName", "SmokingStatus", "SpecialNeeds", "StationName",
-    "StudyComments", "StudyID", "TextString", "VerifyingObserverName", "VerifyingOrganization", "VisitComments",
+    "StudyComments", "StudyID", "TelephoneNumberTrial", "TextString", "VerbalSourceTrial", "VerifyingObserverName",
+    "VerifyingOrganization", "VisitComments",
 ))  # fmt: skip
-"""The elements of table E.1-1 that name a person, a study, an institution, a device or a place, or are free text.
+"""Elements of table E.1-1 that name a person, a study, an institution, a device or a place, or comment on them.
 
-The privacy guard before a foundation model refuses what has one of them."""
+The privacy guard before a foundation model refuses what has one of them. It leaves ``TEXTS``, ``PERSON`` and ``DATES``
+alone: public collections keep them, and of a file only the pixels are sent."""
 
 PSEUDONYMS = frozenset(("AccessionNumber", "ClinicalTrialSubjectID", "PatientID", "PatientName", "StudyID"))
 """Those of them that the profile replaces by a value of its own in a file that says that it is de-identified."""
+
+TEXTS = frozenset((
+    "AcquisitionContextDescription", "AcquisitionDeviceProcessingDescription", "AcquisitionProtocolDescription",
+    "ClinicalTrialSeriesDescription", "ClinicalTrialTimePointDescription", "CommentsOnRadiationDose",
+    "CommentsOnThePerformedProcedureStep", "ContributionDescription", "DerivationDescription", "FrameComments",
+    "IdentifyingComments", "ImagePresentationComments", "ImagingServiceRequestComments", "Impressions",
+    "InterpretationDiagnosisDescription", "InterpretationText", "LabelText", "ModifiedImageDescription",
+    "PatientState", "PerformedProcedureStepDescription", "PreMedication", "ReasonForStudy",
+    "ReasonForTheImagingServiceRequest", "ReasonForTheRequestedProcedure", "ReasonForVisit",
+    "RequestedSeriesDescription", "ResultsComments", "ScheduledProcedureStepDescription", "SeriesDescription",
+    "ServiceEpisodeDescription", "StudyDescription", "TextComments",
+))  # fmt: skip
+"""Descriptions and comments of table E.1-1, in which people write names, diagnoses and dates all the same."""
+
+PERSON = frozenset(("PatientAge", "PatientSex", "PatientSexNeutered", "PatientSize", "PatientWeight"))
+"""What the table removes since several of them together can single out a person."""
 
 DATES = frozenset((
     "AcquisitionDate", "AcquisitionDateTime", "AcquisitionTime", "ContentDate", "ContentTime",
@@ -43,6 +69,8 @@ DATES = frozenset((
     "PerformedProcedureStepStartTime", "SeriesDate", "SeriesTime", "StudyDate", "StudyTime",
 ))  # fmt: skip
 """Dates and times, which the basic profile removes too and the option of longitudinal data keeps."""
+
+KINDS = {"identity": IDENTIFYING, "text": TEXTS, "person": PERSON, "date": DATES}
 
 PIXELS = frozenset(("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
 
@@ -54,7 +82,7 @@ class Finding:
     Attributes:
         keyword: of the element; ``PrivateElements``, ``BurnedInAnnotation`` or ``OverlayData`` for those.
         where: path of the sequences that it lies in, or empty.
-        kind: ``identity``, ``date``, ``private``, ``pixels``.
+        kind: ``identity``, ``text``, ``person``, ``date``, ``private``, ``pixels``.
     """
 
     keyword: str
@@ -98,10 +126,9 @@ def _search(dataset: Any, where: str, dates: bool) -> Iterator[Finding]:
             yield Finding("OverlayData", where, "pixels")
         if not _has_value(element):
             continue
-        if keyword in IDENTIFYING:
-            yield Finding(keyword, where, "identity")
-        elif dates and keyword in DATES:
-            yield Finding(keyword, where, "date")
+        for kind, keywords in KINDS.items():
+            if keyword in keywords and (dates or kind != "date"):
+                yield Finding(keyword, where, kind)
         if element.VR == "SQ":
             for item in element.value:
                 yield from _search(item, f"{where}{keyword}.", dates)

@@ -22,7 +22,12 @@ from fedhelp_med.report.comparison_sheets import comparison_sheets, disparity_cs
 def compare_methods(
     path: Path, methods: str, *, seeds: int, out: Path, workers: int | None, metric: str | None, split: str
 ) -> None:
-    """Run the cells that are missing, then print the tables; the same command goes on where it was stopped."""
+    """Run the cells that are missing, then print the tables; the same command goes on where it was stopped.
+
+    Raises:
+        InputError: a wrong federation file, method or metric, or another process works in ``out``.
+        FedHelpError: cells failed, or the command was stopped.
+    """
     console = Console()
     quieten()
     federation = load_federation(path)

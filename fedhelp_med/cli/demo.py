@@ -33,7 +33,11 @@ def run_demo(
     workers: int | None,
     resume: bool,
 ) -> None:
-    """Make the sites and the stand-in foundation model, run local-only and FedHelp, print the table."""
+    """Make the sites and the stand-in foundation model, run local-only and FedHelp, print the table.
+
+    Raises:
+        InputError: ``out`` holds a run already, or ``data`` or ``public`` is not of the task's kind.
+    """
     console = Console()
     quieten()
     begin = time.perf_counter()

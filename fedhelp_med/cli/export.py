@@ -47,7 +47,11 @@ def onnx(run: Path, site: str, out: Path) -> None:
 
 
 def nvflare(federation: Path, out: Path, acquire: Path | None, at: str | None) -> None:
-    """Write an NVFlare job and say what runs it."""
+    """Write an NVFlare job and say what runs it.
+
+    Raises:
+        InputError: one of ``acquire`` and ``at`` without the other, a wrong federation file, or ``out`` is not empty.
+    """
     from fedhelp_med.federation.loading import load_federation, read_federation_file
     from fedhelp_med.federation.nvflare.job import export_acquisition, export_job
 

@@ -44,7 +44,12 @@ def acquire_knowledge(
     batch_size: int | None,
     minimum_quality: float | None,
 ) -> None:
-    """Ask a model about the public set, or say what would be asked; say what it cost and how good the model is."""
+    """Ask a model about the public set, or say what would be asked; say what it cost and how good the model is.
+
+    Raises:
+        InputError: an option, the model or a datalist is wrong, or the guard refuses an image.
+        FedHelpError: the model fails, or the command was stopped.
+    """
     console = Console()
     quieten()
     file = None if federation is None else read_federation_file(federation)

@@ -68,7 +68,7 @@ def demo(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; default as documented.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; default 10.")] = None,
     workers: WorkersOption = None,
     resume: ResumeOption = False,
 ) -> None:
@@ -130,10 +130,14 @@ def scan(
     classes: Annotated[
         str | None, typer.Option(help="Their names in order, with commas; one order at all sites.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Per cent of training, validation and testing.")] = "70/15/15",
+    split: Annotated[
+        str | None,
+        typer.Option(help="Per cent of training, validation and testing; default 70/15/15, with --public 100."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
     patients: Annotated[
-        str | None, typer.Option(help="Regular expression whose first group, in a path, is the patient.")
+        str | None,
+        typer.Option(help="Regular expression whose first group, in a path, is the patient; also of DICOM."),
     ] = None,
     modality: Annotated[str | None, typer.Option(help="Only this DICOM modality, such as CT.")] = None,
     description: Annotated[str | None, typer.Option(help="Only series whose description matches this.")] = None,

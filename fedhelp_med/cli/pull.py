@@ -35,7 +35,12 @@ def pull_studies(
     key_file: Path | None,
     dry_run: bool,
 ) -> None:
-    """Fetch the series that match, and say what came."""
+    """Fetch the series that match, and say what came.
+
+    Raises:
+        InputError: an option is wrong, options do not go together, or the archive refuses us.
+        FedHelpError: the archive does not answer, or a series did not come.
+    """
     console = Console()
     query = parse_query(matches)
     if key_file is not None and not anonymise:

@@ -86,6 +86,7 @@ class SiteCheck:
         classes: names by index, or None.
         images: what could be read.
         problems: of single files.
+        public: whether it declares that its images may leave the site.
     """
 
     name: str
@@ -93,6 +94,7 @@ class SiteCheck:
     classes: tuple[str, ...] | None
     images: list[ImageFacts] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    public: bool = False
 
 
 def check_site(path: Path, name: str | None = None, viewer: Viewer | None = None) -> SiteCheck:
@@ -103,8 +105,8 @@ def check_site(path: Path, name: str | None = None, viewer: Viewer | None = None
         name: of the site; by default the datalist's.
         viewer: is shown every image with its facts and its mask.
     """
-    problem, own_name, classes, splits = _read(path)
-    site = SiteCheck(name or own_name, path, classes)
+    problem, own_name, classes, splits, public = _read(path)
+    site = SiteCheck(name or own_name, path, classes, public=public)
     if problem is not None:
         site.problems.append(Problem(ERROR, site.name, "datalist", str(path), problem))
     for split, items in splits.items():
@@ -131,14 +133,16 @@ def as_json(sites: Sequence[SiteCheck], problems: Sequence[Problem]) -> dict[str
     }
 
 
-def _read(path: Path) -> tuple[str | None, str, tuple[str, ...] | None, Mapping[str, Sequence[Mapping[str, Any]]]]:
+def _read(
+    path: Path,
+) -> tuple[str | None, str, tuple[str, ...] | None, Mapping[str, Sequence[Mapping[str, Any]]], bool]:
     """Read a datalist; one that is wrong is read as far as it can be, beside what is wrong."""
     try:
         datalist = read_datalist(path, require=())
     except InputError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        return reason, path.absolute().parent.name, None, dict(_lenient(path))
-    return None, datalist.name, datalist.classes, datalist.splits
+        return reason, path.absolute().parent.name, None, dict(_lenient(path)), False
+    return None, datalist.name, datalist.classes, datalist.splits, datalist.public
 
 
 def _lenient(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:

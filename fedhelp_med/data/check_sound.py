@@ -90,11 +90,15 @@ def _alike(site: SiteCheck) -> Iterator[Problem]:
 
 
 def _classes(sites: Sequence[SiteCheck]) -> Iterator[Problem]:
-    named = [site for site in sites if site.classes]
+    named = sorted((site for site in sites if site.classes), key=lambda site: site.public)
     for site in named[1:]:
         if site.classes != named[0].classes:
-            reason = f"classes {site.classes}, but {named[0].name} has {named[0].classes}; declare the same everywhere"
-            yield Problem(ERROR, site.name, "classes", str(site.datalist), reason)
+            reason = f"classes {site.classes}, but {named[0].name} has {named[0].classes}"
+            if site.public:  # what is known of other classes is learned from under some presets
+                reason += ": of other classes nothing is learned in the preset recommended"
+                yield Problem(WARNING, site.name, "classes", str(site.datalist), reason)
+            else:
+                yield Problem(ERROR, site.name, "classes", str(site.datalist), f"{reason}; declare the same everywhere")
 
 
 def _orientations(sites: Sequence[SiteCheck]) -> Iterator[Problem]:

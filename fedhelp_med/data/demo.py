@@ -105,6 +105,7 @@ def plan_sites(defaults: Counts, given: Counts) -> tuple[dict[str, str], dict[st
 
     Raises:
         InputError: a count is out of range.
+        TypeError: there is no such count.
     """
     if unknown := sorted(given.keys() - defaults.keys()):
         raise TypeError(f"{unknown[0]}: there is no such count; known are {', '.join(defaults)}")
@@ -136,7 +137,11 @@ def stores_series(site: str) -> bool:
 
 
 def check_counts(**counts: int) -> None:
-    """Refuse counts of studies that are not at least 2 (one of each class)."""
+    """Refuse counts of studies that are not at least 2 (one of each class).
+
+    Raises:
+        InputError: naming the count.
+    """
     for key, count in counts.items():
         if count < 2:
             raise InputError(f"{key}: {count} is not valid; choose 2 studies or more")

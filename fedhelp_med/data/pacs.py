@@ -27,7 +27,7 @@ STUDY_KEYS = (
     "ModalitiesInStudy",
 )  # fmt: skip
 UID_PATTERN = re.compile(r"[0-9]+(\.[0-9]+)+")  # leading zeros are wrong, but they occur
-MAY_SHOW_TEXT = ("US", "SC", "OT", "XC", "ES", "DX", "CR", "SR", "DOC")
+MAY_SHOW_TEXT = ("US", "IVUS", "SC", "OT", "XC", "GM", "ES", "DX", "CR", "MG", "RF", "XA", "IO", "PX", "SR", "DOC")
 """Modalities whose pixels (or whose whole content) often name the patient."""
 
 
@@ -69,13 +69,21 @@ class Archive(Protocol):
     """What can be pulled from."""
 
     def find(self, query: Query) -> Iterator[RemoteSeries]:
-        """Yield the series that match."""
+        """Yield the series that match.
+
+        Raises:
+            InputError: the archive refuses us, or its address is wrong.
+            FedHelpError: it does not answer, or its answer is not usable.
+        """
 
     def instances(self, series: RemoteSeries) -> list[RemoteInstance]:
-        """Return what a series holds."""
+        """Return what a series holds; raises as ``find`` does."""
 
     def fetch(self, series: RemoteSeries, instances: Sequence[RemoteInstance], whole: bool, store: Store) -> None:
-        """Give each of these instances (``whole``: all of the series) to ``store`` as it arrives."""
+        """Give each of these instances (``whole``: all of the series) to ``store`` as it arrives.
+
+        Raises as ``find`` does, and what ``store`` raises.
+        """
 
     def close(self) -> None:
         """End the connection."""
@@ -162,6 +170,10 @@ def pull(
         out: the study folder.
         pseudonyms: makes every instance anonymous before anything is written.
         watch: is told of every series, how many of its instances are missing, and how many it has.
+
+    Raises:
+        InputError: the archive refuses us, or its address is wrong.
+        FedHelpError: the archive cannot be searched.
     """
     report = PullReport()
     for series in archive.find(query):

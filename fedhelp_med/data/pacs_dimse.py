@@ -130,7 +130,12 @@ class ClassicArchive:
         self._server = self._listen() if peer.method == "move" else None
 
     def find(self, query: Query) -> Iterator[RemoteSeries]:
-        """Yield the series that match (C-FIND, studies first)."""
+        """Yield the series that match (C-FIND, studies first).
+
+        Raises:
+            InputError: the archive refuses our title, or does not offer this service.
+            FedHelpError: it does not answer, or the answer was cut off or is a failure.
+        """
         for study in self._find("STUDY", answer_keys(STUDY_KEYS, query.study)):
             uid = str(study.get("StudyInstanceUID", ""))
             if not uid or not agrees(query.study, study):
@@ -147,7 +152,7 @@ class ClassicArchive:
                     )
 
     def instances(self, series: RemoteSeries) -> list[RemoteInstance]:
-        """Return what a series holds (C-FIND)."""
+        """Return what a series holds (C-FIND); raises as ``find`` does."""
         identifier = answer_keys(("SOPInstanceUID", "SOPClassUID"), {})
         identifier.StudyInstanceUID, identifier.SeriesInstanceUID = series.study, series.series
         return [
@@ -157,7 +162,10 @@ class ClassicArchive:
         ]
 
     def fetch(self, series: RemoteSeries, instances: Sequence[RemoteInstance], whole: bool, store: Store) -> None:
-        """Fetch a series (C-GET or C-MOVE): as a whole where nothing is there yet, else by the instances' names."""
+        """Fetch a series (C-GET or C-MOVE): as a whole where nothing is there yet, else by the instances' names.
+
+        Raises as ``find`` does, and what ``store`` raises.
+        """
         batches = [None] if whole else [instances[i : i + BATCH] for i in range(0, len(instances), BATCH)]
         self._receiver.expect(store, {instance.uid for instance in instances})
         classes = {instance.sop_class for instance in instances}

@@ -80,7 +80,12 @@ class WebArchive:
         self._client.set_http_retry_params(retry=False)  # it would also wait long for what no wait can help
 
     def find(self, query: Query) -> Iterator[RemoteSeries]:
-        """Yield the series that match (QIDO-RS, studies first)."""
+        """Yield the series that match (QIDO-RS, studies first).
+
+        Raises:
+            InputError: the credentials are refused, or the certificate is not trusted.
+            FedHelpError: the archive does not answer, or its answer is not usable.
+        """
         for study in self._search(self._client.search_for_studies, "StudyInstanceUID", query.study):
             uid = str(study.StudyInstanceUID)
             for series in self._search(self._client.search_for_series, "SeriesInstanceUID", query.series, uid):
@@ -92,12 +97,15 @@ class WebArchive:
                 )
 
     def instances(self, series: RemoteSeries) -> list[RemoteInstance]:
-        """Return what a series holds (QIDO-RS)."""
+        """Return what a series holds (QIDO-RS); raises as ``find`` does."""
         found = self._search(self._client.search_for_instances, "SOPInstanceUID", {}, series.study, series.series)
         return [RemoteInstance(str(item.SOPInstanceUID), str(item.get("SOPClassUID", ""))) for item in found]
 
     def fetch(self, series: RemoteSeries, instances: Sequence[RemoteInstance], whole: bool, store: Store) -> None:
-        """Fetch instances as they are stored (WADO-RS): in one stream where nothing is there yet, else one by one."""
+        """Fetch instances as they are stored (WADO-RS): in one stream where nothing is there yet, else one by one.
+
+        Raises as ``find`` does, and what ``store`` raises.
+        """
         with self._readable():
             if whole:
                 for dataset in self._client.iter_series(series.study, series.series, media_types=MEDIA_TYPES):
@@ -115,10 +123,11 @@ class WebArchive:
     def _search(self, search: Any, key: str, wanted: Mapping[str, str], *within: str) -> Iterator[Dataset]:
         """Yield all answers, page by page; a server that ignores the offset ends the search.
 
-        What some servers would not understand is not asked but picked out of the answers.
+        What some servers would not understand is not asked but picked out of the answers, which have to tell it then.
+        Only the archive can match the name of a patient.
         """
         seen: set[str] = set()
-        told = {name: value for name, value in wanted.items() if PLAIN_VALUE.fullmatch(value)}
+        told = {name: value for name, value in wanted.items() if name == "PatientName" or PLAIN_VALUE.fullmatch(value)}
         while True:
             with self._readable():
                 page = search(*within, search_filters=told, fields=list(wanted), limit=PAGE, offset=len(seen))
@@ -127,7 +136,9 @@ class WebArchive:
             if not fresh:
                 return
             seen.update(str(answer.get(key, "")) for answer in fresh)
-            yield from (answer for answer in fresh if answer.get(key) and agrees(wanted, answer))
+            for answer in fresh:
+                if answer.get(key) and agrees(wanted, answer) and all(name in answer for name in wanted.keys() - told):
+                    yield answer
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -31,10 +31,12 @@ class ScanOptions:
     Attributes:
         labels: a CSV, or ``folders``: the class is the folder's name; None without classes.
         masks: naming pattern of the masks; None without.
-        split: shares of training, validation, testing in per cent.
+        split: shares of training, validation, testing in per cent; None: 70/15/15, of a public set all training,
+            since nothing else of it is used.
         seed: of the split.
         classes: the names of the classes in their order; None: as found.
-        patients: regular expression whose first group, found in a file's path, is the patient.
+        patients: regular expression whose first group, found in a file's path, is the patient, of DICOM too; files
+            whose path it does not match are left out.
         modality: only this DICOM modality.
         description: regular expression that a series' description must hold.
         name: of the datalist.
@@ -43,7 +45,7 @@ class ScanOptions:
 
     labels: str | None = None
     masks: str | None = None
-    split: str = "70/15/15"
+    split: str | None = None
     seed: int = 0
     classes: tuple[str, ...] | None = None
     patients: str | None = None
@@ -94,7 +96,7 @@ def scan(source: Path, out: Path, options: ScanOptions | None = None) -> ScanRes
         InputError: wrong options, or no image that can be used.
     """
     options = options or ScanOptions()
-    fractions = read_split(options.split)
+    fractions = read_split(options.split if options.split is not None else "100" if options.public else "70/15/15")
     patterns = {
         name: _regex(name, getattr(options, name)) for name in ("patients", "description") if getattr(options, name)
     }
@@ -228,14 +230,17 @@ def _item(study: Study, image: Path, label: int | str | None) -> Item:
 
 
 def _from_archive(study: Study, out: Path, files: ScanFiles, found: Found, options: ScanOptions) -> ScanResult:
-    """A MedMNIST file brings its own labels and splits."""
+    """A MedMNIST file brings its own labels and splits; those of a public set become one, as without a file."""
     splits, classes = files.pictures(study.files[0])
+    own = "splits and labels are"
+    if options.public and options.split is None:
+        splits, own = {"training": [item for part in splits.values() for item in part]}, "labels are"
     rejected_file = out.with_name(f"{out.stem}.rejected.csv")
     write_rejected(rejected_file, found.rejected)
     items: dict[str, list[Item]] = {name: list(part) for name, part in splits.items()}
     name = options.name or study.description
     write_datalist(out, name=name, classes=classes, splits=items, public=options.public)
-    notes = ["splits and labels are the file's own; it names neither patients nor classes"]
+    notes = [f"{own} the file's own; it names neither patients nor classes"]
     return ScanResult(out, rejected_file, items, classes, list(found.rejected), notes)
 
 

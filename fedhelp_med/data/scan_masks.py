@@ -88,7 +88,11 @@ def masks_from_pattern(
 def masks_from_objects(
     labels: Sequence[LabelObject], studies: Sequence[Study], declared: tuple[str, ...] | None, files: ScanFiles
 ) -> MaskedStudies:
-    """Draw DICOM SEG and RTSTRUCT objects into the grids of the series that they refer to."""
+    """Draw DICOM SEG and RTSTRUCT objects into the grids of the series that they refer to.
+
+    Raises:
+        InputError: there are contours, and the extra ``dicom`` is not installed.
+    """
     result = MaskedStudies()
     by_series = {study.series: study for study in studies if study.kind == "dicom" and study.series}
     found: dict[str, list[Structure]] = {}

@@ -16,6 +16,7 @@ from torch import nn
 from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.common.files import replacing_folder, write_json, write_text
 from fedhelp_med.export.deployed import Deployed, read_deployed
+from fedhelp_med.export.preprocessing import check_preparation
 
 IMPORT = "$from fedhelp_med.networks import MeanOfProbabilities"
 PARTS = ("configs", "scripts", "docs", "LICENSE")
@@ -30,11 +31,13 @@ def export_bundle(run: Path, site: str, out: Path) -> Deployed:
     Nothing of the site's data or folders is in it: constants, networks and weights only.
 
     Raises:
-        InputError: when the run has no such deployed network, or ``out`` is not empty.
+        InputError: when the run has no such deployed network, its bundle prepares images for inference in another way
+            than for validation, or ``out`` is not empty.
         FedHelpError: when the written bundle does not answer as the site's network does.
     """
     check_empty(out)
     deployed = read_deployed(run, site)
+    check_preparation(deployed)
     with replacing_folder(out.absolute()) as folder:
         for part in PARTS:
             source = deployed.bundle / part

@@ -26,7 +26,11 @@ class Cost:
 
 
 def measure(commands: Mapping[str, tuple[str, ...]]) -> dict[str, Cost]:
-    """Run each command of ``fedhelp_med.export.measure`` several times, in turn: a noisy machine slows all alike."""
+    """Run each command of ``fedhelp_med.export.measure`` several times, in turn: a noisy machine slows all alike.
+
+    Raises:
+        FedHelpError: a command fails.
+    """
     found: dict[str, list[Cost]] = {name: [] for name in commands}
     for _ in range(REPEATS):
         for name, command in commands.items():

@@ -14,6 +14,7 @@ from statistics import median
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_variable] = "1"  # before numpy and torch are imported
 
+KIB = 1024
 SECONDS = 1.0
 SLOWEST = 5
 """At least so many answers are timed, however long they take."""
@@ -69,12 +70,12 @@ def peak_memory() -> float:
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage would count what the parent had before this program was loaded
         line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1e3
+        return int(line.split()[1]) * KIB / 1e6
     try:
         import resource
     except ImportError:  # Windows
         return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else KIB) / 1e6
 
 
 if __name__ == "__main__":

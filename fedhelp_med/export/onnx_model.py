@@ -20,7 +20,7 @@ from fedhelp_med.common.files import replacing_folder, write_json
 from fedhelp_med.export.bundle import check_empty
 from fedhelp_med.export.costs import Cost, measure
 from fedhelp_med.export.deployed import Deployed, read_deployed
-from fedhelp_med.export.preprocessing import describe
+from fedhelp_med.export.preprocessing import check_preparation, describe, preparation
 from fedhelp_med.export.rewriting import rewritten
 from fedhelp_med.export.scoring import validation_score
 from fedhelp_med.export.variants import Judge, probabilities, quantise
@@ -58,12 +58,14 @@ def export_onnx(run: Path, site: str, out: Path) -> OnnxReport:
     """Write ``model.onnx`` and ``model.json`` of a finished site to ``out``, and the variants that are worth it.
 
     Raises:
-        InputError: when the extra is missing, the run has no such deployed network, or ``out`` is not empty.
+        InputError: when the extra is missing, the run has no such deployed network, its bundle prepares images for
+            inference in another way than for validation, or ``out`` is not empty.
         FedHelpError: when onnxruntime does not give torch's answers.
     """
     _require_extra()
     check_empty(out)
     deployed = read_deployed(run, site)
+    check_preparation(deployed)
     network, shape = deployed.network(), deployed.input_shape()
     with replacing_folder(out.absolute()) as folder:
         file = folder / "model.onnx"
@@ -163,8 +165,9 @@ def _studies(deployed: Deployed, shape: tuple[int, ...]) -> list[Tensor]:
     paths = [deployed.datalist.parent / item["image"] for item in content.get("validation", [])[:STUDIES]]
     parser: ConfigParser = deployed.parser("inference.json")
     parser["device"] = "cpu"
+    parser["preprocessing#transforms"] = preparation(deployed)
     prepare, window = parser.get_parsed_content("preprocessing"), ResizeWithPadOrCrop(shape[1:])
-    studies = [prepare({"image": str(path)})["image"] for path in paths if path.is_file()]
+    studies = [prepare({"image": str(path)})["image"] for path in paths if path.exists()]
     fitting = [study for study in studies if study.shape[0] == shape[0] and study.ndim == len(shape)]
     return [torch.as_tensor(np.ascontiguousarray(window(study)))[None].float() for study in fitting]
 

@@ -58,4 +58,4 @@ def _has_validation(deployed: Deployed) -> bool:
     if not deployed.datalist.is_file():
         return False
     items = json.loads(deployed.datalist.read_text(encoding="utf-8")).get("validation", [])
-    return bool(items) and all((deployed.datalist.parent / item["image"]).is_file() for item in items)
+    return bool(items) and all((deployed.datalist.parent / item["image"]).exists() for item in items)

@@ -85,10 +85,13 @@ class PrivacyGuard:
 
     @cached_property
     def _folders(self) -> set[Path]:
-        """Where private data are kept: the folders of the private datalists and of what they list."""
+        """Where private data are kept: the folders of the private datalists, of what they list and of its links."""
         folders = {datalist.path.resolve().parent for datalist in self._private}
-        for _, item in self._items():
-            folders.update(Path(item[key]).resolve().parent for key in ("image", "label") if _is_path(item.get(key)))
+        listed = {item[key] for _, item in self._items() for key in ("image", "label") if _is_path(item.get(key))}
+        for path in map(Path, listed):
+            folders.add(path.resolve().parent)
+            if path.is_dir():  # a series: its slices may be links to where a scan found them
+                folders.update(entry.resolve().parent for entry in path.rglob("*") if entry.is_symlink())
         return folders
 
     @cached_property
@@ -136,8 +139,9 @@ def fingerprint(pixels: NDArray[Any]) -> str:
 def identifying_elements(image: str | Path) -> list[str]:
     """Return the names of the elements by which DICOM says who the patient is; none for other formats.
 
-    They are those of ``fedhelp_med.transforms.identifying_elements``. Dates, private elements and overlays are not
-    among them: public collections keep them, and of a file only the pixels are sent.
+    They are those of the kind ``identity`` of ``fedhelp_med.transforms.identifying_elements``. Descriptions, age, sex,
+    dates, private elements and overlays are not among them: public collections keep them, and of a file only the
+    pixels are sent.
 
     Args:
         image: a file, or the folder of a series, all files of which are looked at.

@@ -17,6 +17,8 @@ from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.foundation.protocol import KINDS, Array, InputSpec, Kind
 
 DESCRIPTION = "foundation.json"
+REQUIRED = ("name", "version", "classes", "input", "torchscript")
+OPTIONAL = ("kind", "provenance")
 
 
 class LocalFoundationModel:
@@ -110,9 +112,15 @@ def load_local_model(path: Path, device: str | torch.device = "cpu") -> LocalFou
 
 def _load_torchscript(path: Path, device: str | torch.device) -> LocalFoundationModel:
     content = _read_json(path)
-    for key in ("name", "version", "classes", "input", "torchscript"):
+    for key in REQUIRED:
         if key not in content:
             raise InputError(f"{path} lacks {key!r}: it needs name, version, classes, input and torchscript")
+    for key in content:
+        if key not in REQUIRED + OPTIONAL:
+            raise InputError(
+                f"{path}: unknown key {key!r}: a model on this machine has {', '.join(REQUIRED + OPTIONAL)}; "
+                'a service says "kind": "oip" or "rest"'
+            )
     file = path.parent / str(content["torchscript"])
     if not file.is_file():
         raise InputError(f"{path}: torchscript is {content['torchscript']!r}, but {file} does not exist")

@@ -34,7 +34,7 @@ class InputSpec:
 
     Attributes:
         channels: its channels, C.
-        size: its spatial size in pixels, `(H, W)` or `(H, W, D)`, in the axis order of MONAI's readers.
+        size: its spatial size in pixels, `(W, H)` or `(W, H, D)`: columns first, the axis order of MONAI's readers.
         value_range: the intensities that stand for the darkest and the brightest pixel.
 
     Raises:
@@ -58,7 +58,7 @@ class InputSpec:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one image, `C, H, W[, D]`."""
+        """The shape of one image, `C, W, H[, D]`."""
         return (self.channels, *self.size)
 
     def to_dict(self) -> dict[str, Any]:

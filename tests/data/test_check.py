@@ -200,6 +200,19 @@ def test_sites_of_one_federation_are_compared(tmp_path):
     assert "classes" in kinds(problems(first, second))
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_public_set_may_have_classes_of_its_own(order, tmp_path):
+    site, public = write_site(tmp_path / "clinic"), write_site(tmp_path / "public", classes=3, seed=1)
+    content = json.loads(public.read_text())
+    content["labels"]["0"] = "hand"
+    public.write_text(json.dumps(content | {"public": True}))
+    found = [problem for problem in problems(*[site, public][::order]) if problem.kind == "classes"]
+    assert [(problem.level, problem.site) for problem in found] == [(WARNING, "public")]
+    assert "classes ('hand', 'class 1', 'class 2'), but clinic has ('class 0', 'class 1')" in found[0].reason
+    public.write_text(json.dumps(content))
+    assert "classes" in kinds(problems(site, public))
+
+
 def test_unlabelled_data_are_a_public_set(tmp_path):
     found = problems(write_site(tmp_path / "a", labelled=False))
     assert kinds(found) == set()

@@ -44,12 +44,13 @@ class Shelf:
         pass
 
 
-def shelf(**options):
+def shelf(modality="US", **options):
     series = {}
     for name in ("a", "b"):
         scan = Scan(np.zeros((3, 4, 4), np.int16), (1, 1, 1), (0, 0, 0))
         slices = [pydicom.dcmread(io.BytesIO(content)) for content in as_series(scan, "site", name, 0).values()]
-        remote = RemoteSeries(slices[0].StudyInstanceUID, slices[0].SeriesInstanceUID, "US" if name == "b" else "MR")
+        kind = modality if name == "b" else "MR"
+        remote = RemoteSeries(slices[0].StudyInstanceUID, slices[0].SeriesInstanceUID, kind)
         series[remote] = {str(dataset.SOPInstanceUID): dataset for dataset in slices}
     return Shelf(series, **options)
 
@@ -79,10 +80,11 @@ def test_what_did_not_arrive_is_counted(tmp_path):
     assert report.failed == {first.series: "1 of 3 instances did not arrive; repeat the command to go on"}
 
 
-def test_series_that_may_show_text_are_pointed_at(tmp_path):
-    source = shelf()
-    _, ultrasound = source.series
-    assert pull(source, ALL, tmp_path).look_at == [tmp_path / ultrasound.study / ultrasound.series]
+@pytest.mark.parametrize("modality", ["US", "DX", "MG", "XA"])
+def test_series_that_may_show_text_are_pointed_at(modality, tmp_path):
+    source = shelf(modality=modality)
+    _, other = source.series
+    assert pull(source, ALL, tmp_path).look_at == [tmp_path / other.study / other.series]
 
 
 @pytest.mark.parametrize("uid", ["../../etc", "..", "1", "", "1.2/3", "/tmp", "1..2", "1.2\n"])
@@ -134,6 +136,7 @@ def test_queries_that_are_wrong(matches, message):
         ({"Modality": "MR"}, {"Modality": "MR"}, True),
         ({"Modality": "MR"}, {"Modality": "CT"}, False),
         ({"Modality": "MR"}, {}, True),
+        ({"PatientName": "Doe*"}, {"PatientName": "Roe^Richard"}, True),
         ({"Modality": "MR"}, {"Modality": ""}, False),
         ({"Modality": "MR\\CT"}, {"Modality": "CT"}, True),
         ({"PatientID": "a*"}, {"PatientID": "abc"}, True),
@@ -188,6 +191,36 @@ def test_credentials_are_not_sent_in_the_open():
     with pytest.raises(InputError, match=r"the address of pacs\.example holds credentials") as error:
         WebArchive("https://user:secret@pacs.example/", Credentials())
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told", "answer", "found"),
+    [
+        ({"PatientID": "17"}, {"PatientID": "17"}, {"PatientID": "17"}, True),
+        ({"PatientName": "Doe^J*"}, {"PatientName": "Doe^J*"}, {"PatientName": "Doe^Jane"}, True),
+        ({"StudyDescription": "knee left"}, {}, {"StudyDescription": "knee left"}, True),
+        ({"StudyDescription": "knee left"}, {}, {"StudyDescription": "knee right"}, False),
+        ({"StudyDescription": "knee left"}, {}, {}, False),  # neither asked nor told: it may be anybody's
+    ],
+)
+def test_what_is_not_asked_has_to_be_told(wanted, told, answer, found, monkeypatch):
+    archive = WebArchive("https://pacs.example/dicom-web")
+    asked = []
+
+    def studies(search_filters, offset, **_):
+        asked.append(search_filters)
+        dataset = Dataset()
+        dataset.StudyInstanceUID = "1.2.3"
+        for key, value in answer.items():
+            setattr(dataset, key, value)
+        return [] if offset else [dataset.to_json_dict()]
+
+    series = Dataset()
+    series.SeriesInstanceUID = "1.2.3.4"
+    monkeypatch.setattr(archive._client, "search_for_studies", studies)
+    monkeypatch.setattr(archive._client, "search_for_series", lambda *_, **options: [series.to_json_dict()])
+    assert [entry.series for entry in archive.find(Query(wanted, {}))] == (["1.2.3.4"] if found else [])
+    assert asked[0] == told
 
 
 def test_a_move_needs_a_place():

@@ -269,6 +269,31 @@ def test_a_medmnist_file_brings_its_labels_and_splits(tmp_path):
     item = datalist.splits["testing"][1]
     np.testing.assert_array_equal(LoadStudy()(item["image"]).numpy().T, arrays["test_images"][1])
     assert item["label"] == 1
+    public = scan(tmp_path / "data/tiny.npz", tmp_path / "site/datalist.json", ScanOptions(public=True))
+    assert {split: len(items) for split, items in public.splits.items()} == {"training": 9}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"training": 14, "validation": 3, "testing": 3}),
+        ({"public": True}, {"training": 20}),
+        ({"public": True, "split": "50/50"}, {"training": 10, "validation": 10}),
+    ],
+)
+def test_all_of_a_public_set_is_training_unless_a_split_is_asked_for(options, expected, tmp_path):
+    for number in range(20):
+        picture(tmp_path / f"data/{number:02d}.png")
+    result = scan(tmp_path / "data", tmp_path / "site/datalist.json", ScanOptions(**options))
+    assert {split: len(items) for split, items in result.splits.items()} == expected
+
+
+def test_patients_by_path_are_those_of_dicom_too(tmp_path):
+    for name in ("sub-01", "sub-02", "unnamed"):
+        write_radiograph(tmp_path / f"data/{name}.dcm", patient="ID")
+    datalist, reasons, _ = run(tmp_path, patients="sub-([0-9]+)")
+    assert [item["patient"] for item in datalist.splits["training"]] == ["01", "02"]
+    assert list(reasons) == ["unnamed.dcm"] and "does not match --patients" in reasons["unnamed.dcm"]
 
 
 def test_a_scan_into_the_scanned_folder_finds_the_same_again(tmp_path):

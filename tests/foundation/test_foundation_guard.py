@@ -176,6 +176,8 @@ def write_dicom(file, **elements):
     [
         ({}, []),
         ({"PatientName": "", "PatientID": "", "PatientSex": "F", "PatientAge": "040Y"}, []),
+        ({"SeriesDescription": "T1 axial", "StudyDescription": "knee"}, []),
+        ({"ConsultingPhysicianName": "Roe^Richard"}, ["ConsultingPhysicianName"]),
         ({"PatientName": "Doe^Jane"}, ["PatientName"]),
         ({"PatientID": "17", "PatientBirthDate": "19700101"}, ["PatientBirthDate", "PatientID"]),
         ({"PatientIdentityRemoved": "YES", "PatientName": "case-1", "PatientID": "1", "StudyID": "1"}, []),
@@ -232,6 +234,22 @@ def test_a_series_with_a_link_into_a_private_folder(tmp_path):
     (tmp_path / "series/1.dcm").symlink_to(tmp_path / "clinic/images/training-000.nii.gz")
     with pytest.raises(InputError, match=r"series \(in "):
         guard.check_places([str(tmp_path / "series")])
+
+
+def test_the_folders_that_a_private_series_links_to_are_private(tmp_path):
+    series = tmp_path / "lists/datalist.files/series/mr"
+    series.mkdir(parents=True)
+    for name in ("disk", "other"):
+        (tmp_path / name).mkdir()
+        write_dicom(tmp_path / name / "0.dcm")
+    (series / "00000.dcm").symlink_to(tmp_path / "disk/0.dcm")
+    write_dicom(tmp_path / "disk/unlisted.dcm")
+    private = tmp_path / "lists/datalist.json"
+    private.write_text(json.dumps({"training": [{"image": "datalist.files/series/mr"}]}))
+    guard = PrivacyGuard(read_datalist(write_public(tmp_path / "public", [1])), [private])
+    guard.check_places([str(tmp_path / "other/0.dcm")])
+    with pytest.raises(InputError, match=r"disk/unlisted\.dcm \(in "):
+        guard.check_places([str(tmp_path / "disk/unlisted.dcm")])
 
 
 def test_other_files_have_no_such_elements(tmp_path):

@@ -82,6 +82,8 @@ def test_other_weights_are_another_version(described):
         ({"kind": "labels"}, "kind is 'labels'"),
         ({"input": 8}, "input is 8"),
         ({"input": {"channels": 3}}, "foundation.json: input lacks 'size'"),
+        ({"rows_first": True}, "foundation.json: unknown key 'rows_first': a model on this machine has name, "),
+        ({"knowledge": "embedding"}, "unknown key 'knowledge': .*, kind, provenance; a service says"),
     ],
 )
 def test_a_wrong_description_is_named(described, change, message):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.common.files import alone_in
 from fedhelp_med.federation.loading import Federation, naming
 from fedhelp_med.federation.nvflare.job import write_job
 from fedhelp_med.federation.nvflare.plan import Plan, plan_of
@@ -48,7 +49,7 @@ def run_in_nvflare(
         started: is called with the POC's folder once it runs.
 
     Raises:
-        InputError: when NVFlare is missing, or ``out`` holds another run.
+        InputError: when NVFlare is missing, ``out`` holds another run, or another process works in it.
         FedHelpError: when the run did not come to its end.
     """
     _require_extra()
@@ -57,14 +58,29 @@ def run_in_nvflare(
         check_networks(federation, constants)
         _check_names(federation)
     workspace = Workspace(out.absolute())
-    open_workspace(workspace, federation, resume)
-    watch = _Watch(workspace, observer or Silent())
-    watch.begin(federation)
+    with alone_in(workspace.root):
+        open_workspace(workspace, federation, resume)
+        watch = _Watch(workspace, observer or Silent())
+        watch.begin(federation)
+        _launch(federation, plan_of(federation, constants), workspace, runtime, watch, started)
+    if not workspace.complete:
+        raise FedHelpError(_last_failure(workspace))
+    return workspace
+
+
+def _launch(
+    federation: Federation,
+    plan: Plan,
+    workspace: Workspace,
+    runtime: Runtime,
+    watch: "_Watch",
+    started: Callable[[Path], None] | None,
+) -> None:
+    """Start NVFlare in a folder of its own and stay until it has ended."""
     with tempfile.TemporaryDirectory(prefix="fedhelp-nvflare-") as temporary:
         folder = Path(temporary)
         job = folder / "job"
         job.mkdir()
-        plan = plan_of(federation, constants)
         write_job(plan, federation.bundle, job, SILENCE)
         try:
             if runtime == "nvflare-sim":
@@ -76,9 +92,6 @@ def run_in_nvflare(
                     submit(kit, plan, job, workspace, watch.look)
         finally:
             _keep_logs(folder, workspace.root / "nvflare")
-    if not workspace.complete:
-        raise FedHelpError(_last_failure(workspace))
-    return workspace
 
 
 class _Watch:
