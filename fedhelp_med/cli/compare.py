@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from fedhelp_med.federation.comparison import Cell, make_cells, method_names, ru
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.report.comparison import read_results
 from fedhelp_med.report.comparison_facts import save_facts
-from fedhelp_med.report.comparison_sheets import comparison_sheets, disparity_csv, networks_sheet
+from fedhelp_med.report.comparison_sheets import comparison_sheets, disparity_csv, methods_csv, networks_sheet
 
 
 def compare_methods(
@@ -32,6 +33,8 @@ def compare_methods(
     quieten()
     federation = load_federation(path)
     cells = make_cells(federation, method_names(methods), seeds, out)
+    if metric is not None and any(cell.workspace.complete for cell in cells):
+        read_results(cells, metric, draws=1, split=split)  # a metric that was never measured is refused before the work
     if workers is None:
         workers = max(1, (os.cpu_count() or 1) // federation.file.runtime.threads)
     begin = time.perf_counter()
@@ -50,7 +53,10 @@ def compare_methods(
         suffix = "" if split == "testing" else f"-{split}"
         write_text(out / f"comparison{suffix}.md", "\n".join(sheet.markdown() for sheet in sheets))
         write_text(out / f"disparity{suffix}.csv", disparity_csv(results, cells))
+        write_text(out / f"methods{suffix}.csv", methods_csv(results))
         save_facts(results, cells, sheets, out)
+    if others := _left_out(cells, out):
+        console.print(f"{others} finished cells in {out} are of other methods or seeds: they are not in the tables.")
     console.print(f"[dim]{time.perf_counter() - begin:.0f} s.[/]")
     console.print(f"Results: {out / 'comparison.csv'}", highlight=False, soft_wrap=True)
     if len(failed) < len(cells):
@@ -60,6 +66,12 @@ def compare_methods(
             f"{len(failed)} of {len(cells)} cells failed: {'; '.join(map(str, failed))}. "
             "The same command tries them again"
         )
+
+
+def _left_out(cells: Sequence[Cell], out: Path) -> int:
+    """Count the finished cells in the folder that the command did not name."""
+    named = {cell.folder for cell in cells}
+    return sum(file.parent not in named for file in out.glob("cells/*/*/testing.json"))
 
 
 class _CellProgress(Bar):

@@ -106,7 +106,10 @@ def compare(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes, a cell each; by default one a core.")
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="Compare by this metric; by default auc, else dice_mean.")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Compare by this metric, of which more is better; by default auc, else dice_mean."),
+    ] = None,
     split: Annotated[
         Literal["testing", "validation"], typer.Option(help="What the tables show; choose settings on validation.")
     ] = "testing",

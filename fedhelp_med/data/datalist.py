@@ -57,6 +57,15 @@ class Datalist:
         """The number of items in a split, 0 when the datalist does not have it."""
         return len(self.splits.get(split, []))
 
+    def patients(self, split: str) -> tuple[int, ...]:
+        """A number for the patient of each item in a split, from 0; an item without ``patient`` is one of its own."""
+        numbers: dict[object, int] = {}
+        keys = (
+            patient_key(item["patient"]) if "patient" in item else place
+            for place, item in enumerate(self.splits.get(split, []))
+        )
+        return tuple(numbers.setdefault(key, len(numbers)) for key in keys)
+
     def _items(self) -> Iterator[Item]:
         return (item for items in self.splits.values() for item in items)
 

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def run_cells(cells: Sequence[Cell], out: Path, workers: int, observer: CellObse
             nothing is written then.
     """
     _check_folder(cells, out)
-    open_cells = [cell for cell in cells if not cell.workspace.complete]
+    open_cells = [cell for cell in cells if not cell.workspace.finished]
     if open_cells:
         with naming(open_cells[0].federation.source):
             for federation in {cell.method: cell.federation for cell in open_cells}.values():
@@ -156,9 +157,8 @@ def _run_open(
     write_comparison(cells, out)
     order = sorted(open_cells, key=lambda cell: (cell.seed, cell.reference is not None))
     for cell, reason in _outcomes(order, workers):
-        if reason is None:
-            write_comparison(cells, out)
-        else:
+        write_comparison(cells, out)
+        if reason is not None:
             failed[cell] = reason
         observer.cell_done(cell, reason)
     return failed
@@ -216,10 +216,13 @@ def _change(content: dict[str, Any], name: str, change: str) -> None:
             f"--methods: {name}: {change!r} is not a change; write key=value with one of the keys "
             + ", ".join(f"{known}.NAME" if known in NESTED else known for known in CHANGEABLE)
         )
-    if dot:
-        content[section] = {**content[section], entry: parse_yaml(value)}
-    else:
-        content[section] = parse_yaml(value)
+    try:
+        found = parse_yaml(value)
+    except yaml.YAMLError:
+        raise InputError(
+            f"--methods: {name}: {value!r} is not a value; write a number, a word, true or false"
+        ) from None
+    content[section] = {**content[section], entry: found} if dot else found
 
 
 def _with_seed(federation: Federation, seed: int) -> Federation:
@@ -233,7 +236,8 @@ def _check_folder(cells: Sequence[Cell], out: Path) -> None:
     if out.is_dir() and any(out.iterdir()) and not (out / "cells").is_dir() and not (out / "comparison.csv").is_file():
         raise InputError(f"{out}: is not empty and not a comparison; choose another --out")
     for cell in cells:
-        if (earlier := _earlier(cell.folder)) is not None:
+        earlier = _earlier(cell.folder)
+        if earlier is not None and cell.workspace.trained:
             check_same(cell.workspace, earlier, cell.federation)
 
 
@@ -271,8 +275,8 @@ def _outcomes(cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, str |
                 reason: str | None
                 try:
                     reason = future.result()
-                except Exception as error:  # the process died, for want of memory perhaps
-                    reason = f"its process ended ({type(error).__name__}); try fewer --workers than {workers}"
+                except BrokenProcessPool:  # for want of memory perhaps
+                    reason = f"its process ended; try fewer --workers than {workers}"
                     pools.pop(place).shutdown(wait=False)
                 yield cell, reason
     finally:
@@ -289,10 +293,18 @@ def _run(cell: Cell) -> str | None:
     except Exception as error:
         reason = reason_of(error)
         if cell.workspace.federation_file.is_file():
-            cell.workspace.record("cell_failed", error=reason, traceback=traceback.format_exc())
+            _record(cell, "cell_failed", error=reason, traceback=traceback.format_exc())
         return reason
-    cell.workspace.record("cell_finished", seconds=round(time.perf_counter() - begin, 3))
-    return None
+    _record(cell, "cell_finished", seconds=round(time.perf_counter() - begin, 3))
+    if cell.workspace.finished:
+        return None
+    failed = cell.workspace.untested
+    return f"testing failed at {'; '.join(f'{site} ({why})' for site, why in failed.items())}"
+
+
+def _record(cell: Cell, event: str, **details: Any) -> None:
+    with suppress(OSError):  # a full disk, which the cell's own failure tells of
+        cell.workspace.record(event, **details)
 
 
 def _borrow_reference(cell: Cell) -> None:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 DRAWS = 500
-"""Bootstrap resamples of the validation studies."""
+"""Bootstrap resamples of the validation split's patients."""
 
 LEAST = 4
-"""Of fewer validation studies a standard error says nothing, and a resample repeats the same few."""
+"""Of fewer patients a standard error says nothing, and a resample repeats the same few."""
 
 LEAST_OF_CLASS = 2
-"""The same for the images of each class: one alone would decide."""
+"""The same for the patients of each class: one alone would decide."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +54,35 @@ class Choice:
     evidence: Mapping[str, Mapping[str, float]]
 
 
-def choose(columns: Sequence[str], default: Candidate, others: Sequence[Candidate], seed: int) -> Choice:
+def choose(
+    columns: Sequence[str],
+    default: Candidate,
+    others: Sequence[Candidate],
+    seed: int,
+    patients: Sequence[int] | None = None,
+) -> Choice:
     """Return the default, or the best of the others when it is better by more than one standard error.
 
-    Fewer than ``LEAST`` studies, or ``LEAST_OF_CLASS`` of a class, decide nothing.
+    The standard error is over patients, each with all of their studies. Fewer than ``LEAST`` patients, or
+    ``LEAST_OF_CLASS`` of a class, decide nothing.
 
     Args:
         columns: of the studies' tables.
         default: the method's rule.
         others: what else the site has.
-        seed: of the bootstrap, which draws the same studies for all candidates.
+        seed: of the bootstrap, which draws the same patients for all candidates.
+        patients: the number of each study's patient, from 0; without it every study is a patient of its own.
     """
-    studies = len(default.studies)
+    of_study = torch.tensor(range(len(default.studies)) if patients is None else patients)
+    count = int(of_study.max()) + 1 if len(of_study) else 0
     generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(studies, (DRAWS, studies), generator=generator)
-    weights = torch.zeros(DRAWS + 1, studies, dtype=torch.float64)
-    weights[0] = 1  # the studies themselves, then the resamples
+    picks = torch.randint(count, (DRAWS, count), generator=generator)
+    weights = torch.zeros(DRAWS + 1, count, dtype=torch.float64)
+    weights[0] = 1  # the patients themselves, then the resamples
     weights[1:].scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.float64))
+    weights = weights[:, of_study]
     reference = scores(columns, default.studies, weights)
-    enough = _enough(columns, default.studies)
+    enough = _enough(columns, default.studies, of_study)
     evidence: dict[str, dict[str, float]] = {default.name: {"score": float(reference[0])}}
     best, best_gain = default, 0.0
     for other in others:
@@ -86,11 +96,13 @@ def choose(columns: Sequence[str], default: Candidate, others: Sequence[Candidat
     return Choice(best.networks, best is default, evidence)
 
 
-def _enough(columns: Sequence[str], studies: Tensor) -> bool:
+def _enough(columns: Sequence[str], studies: Tensor, patients: Tensor) -> bool:
+    if len(set(patients.tolist())) < LEAST:
+        return False
     if columns[0] != "label":
-        return len(studies) >= LEAST
-    counts = torch.bincount(studies[:, 0].long())
-    return len(studies) >= LEAST and int(counts[counts > 0].min()) >= LEAST_OF_CLASS
+        return True
+    labels = studies[:, 0]
+    return all(len(set(patients[labels == label].tolist())) >= LEAST_OF_CLASS for label in set(labels.tolist()))
 
 
 def scores(columns: Sequence[str], studies: Tensor, weights: Tensor) -> Tensor:

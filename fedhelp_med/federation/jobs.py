@@ -42,6 +42,7 @@ def site_job(federation: Federation, workspace: Workspace, constants: Mapping[st
         local_epochs=file.local_epochs,
         samples=datalist.samples("training"),
         splits=tuple(split for split, items in datalist.splits.items() if items),
+        validation_patients=datalist.patients("validation"),
         has_large=site.role == "large",
         trained=plan.trained,
         deployed=plan.deployed,

@@ -31,7 +31,7 @@ def open_workspace(workspace: Workspace, federation: Federation, resume: bool) -
         try:
             check_same(workspace, read_federation_file(workspace.federation_file), federation)
         except InputError:
-            if any(run.committed() for run in runs):
+            if workspace.trained:
                 raise
             workspace.clear()
     if not workspace.federation_file.is_file():
@@ -45,6 +45,7 @@ def _data(federation: Federation) -> dict[str, str]:
     found = {
         f"the datalist of {name}": file_hash(datalist.path) for name, datalist in sorted(federation.datalists.items())
     }
+    found["the bundle's configs"] = _configs(federation.bundle)
     file = federation.file
     if file.public is None or not Path(file.public.data).is_file():
         return found
@@ -52,6 +53,13 @@ def _data(federation: Federation) -> dict[str, str]:
     if file.foundation is not None and Path(file.foundation.ledger).is_file():
         found["the foundation model's answers"] = _answers(file.public, file.foundation)
     return found
+
+
+def _configs(bundle: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted((bundle / "configs").iterdir()):
+        digest.update(f"{path.name} {file_hash(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _answers(public: Public, foundation: Foundation) -> str:

@@ -44,6 +44,7 @@ class SiteJob:
     local_epochs: int
     samples: int
     splits: tuple[str, ...]
+    validation_patients: tuple[int, ...]
     has_large: bool
     trained: str
     deployed: tuple[str, ...]
@@ -297,7 +298,8 @@ class SiteHost:
         if not columns:
             client.deployed = candidates[0].networks
             return None
-        choice = choose(columns, candidates[0], candidates[1:], derive_seed(job.seed, job.name, "deployment"))
+        seed = derive_seed(job.seed, job.name, "deployment")
+        choice = choose(columns, candidates[0], candidates[1:], seed, job.validation_patients)
         client.deployed = choice.networks
         return choice
 

@@ -172,8 +172,14 @@ class Workspace:
         return (self.root / "testing.json").is_file()
 
     @property
+    def trained(self) -> bool:
+        """Whether a round of training is committed, of the run or of a reference of its own."""
+        borrowed = self.reference.root.is_symlink()
+        return any(run.committed() for run in ((self,) if borrowed else (self, self.reference)))
+
+    @property
     def untested(self) -> dict[str, str]:
-        """The sites of a complete run at which testing failed, and why; resuming the run tests again."""
+        """The sites of a complete run at which testing failed, and why."""
         if not self.complete:
             return {}
         content = json.loads((self.root / "testing.json").read_text(encoding="utf-8"))
@@ -181,8 +187,8 @@ class Workspace:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.complete and not self.untested
+        """Whether there is nothing left to do: a site that finished no round has nothing that could be tested again."""
+        return self.complete and not any(any(self.site(name).glob("round-*")) for name in self.untested)
 
     def _write_metrics(self, rows: Iterable[Row]) -> None:
         text = io.StringIO()

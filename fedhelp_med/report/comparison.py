@@ -3,34 +3,35 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.seeds import derive_seed
-from fedhelp_med.data.datalist import patient_key
 from fedhelp_med.federation.comparison import Cell
 from fedhelp_med.federation.site import studies_file
 from fedhelp_med.federation.workspace import Row, key_metric
 from fedhelp_med.methods import ROLES
 from fedhelp_med.report.statistics import (
     Floats,
+    degrees_of_freedom,
     holm,
-    interval,
     mean_of_defined,
     one_against_rest_auc,
     patient_counts,
     seed_weights,
-    sign_flip_test,
     smallest_detectable,
     standard_error,
+    t_interval,
+    t_test,
     weighted_balanced_accuracy,
     weighted_mean,
 )
 from fedhelp_med.report.studies import read_studies
 
 DRAWS = 2000
+ROUNDING = 1e-9
+
 BLOCK = 200
 """So many draws are computed at once: it bounds the memory that a large test set takes."""
 
@@ -48,7 +49,8 @@ class Results:
         roles: of the sites.
         values: ``M, S, K``.
         draws: ``M, B, S, K``: the same metric on B samples of each site's patients, which all cells share.
-        patients: whether every cell told of its studies; where not, its ``draws`` repeat its value.
+        patients: K, the patients of each site; 0 where a cell did not tell of its studies, and all of the site's
+            ``draws`` repeat its values.
     """
 
     metric: str
@@ -59,12 +61,14 @@ class Results:
     roles: tuple[str, ...]
     values: Floats
     draws: Floats
-    patients: bool
+    patients: tuple[int, ...]
 
     @property
     def reference(self) -> int:
-        """The method to which the others are compared: the first FedHelp, else the first of all."""
-        return self.find("fedhelp") or 0
+        """The method to which the others are compared: the first FedHelp, else the first that is not local-only."""
+        own = self.find("fedhelp")
+        others = (i for i, full in enumerate(self.methods) if full.partition("@")[0] != "local")
+        return next(others, 0) if own is None else own
 
     def find(self, name: str) -> int | None:
         """Return the first entry of a method, with or without changes (``METHOD@...``)."""
@@ -81,17 +85,37 @@ class Difference:
 
     Args:
         value: mean over seeds of the mean over sites.
-        low: of the 95 % interval.
-        high: of the 95 % interval.
-        error: the bootstrap standard error.
-        p: of the sign-flip test over (seed, site), not adjusted.
+        error: the bootstrap standard error, over patients and seeds.
+        freedom: its degrees of freedom; NaN where nothing was resampled or nothing varies.
     """
 
     value: float
-    low: float
-    high: float
     error: float
-    p: float
+    freedom: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval; NaN where nothing tells how uncertain the difference is."""
+        if self.identical:
+            return 0.0, 0.0
+        return t_interval(self.value, self.error, self.freedom)
+
+    @property
+    def p(self) -> float:
+        """Of the t test, not adjusted for the number of methods; NaN as the interval is."""
+        if self.identical:
+            return 1.0
+        return t_test(self.value, self.error, self.freedom)
+
+    @property
+    def detectable(self) -> float:
+        """The smallest true difference that these patients and seeds would reveal (80 % power, 5 % two-sided)."""
+        return smallest_detectable(self.error, self.freedom)
+
+    @property
+    def identical(self) -> bool:
+        """Whether the two had the same result in every draw."""
+        return abs(self.value) < ROUNDING and self.error < ROUNDING
 
 
 @dataclass(frozen=True)
@@ -111,11 +135,6 @@ class MethodResult:
     deviation: float
     difference: Difference | None
     p_adjusted: float
-
-    @property
-    def detectable(self) -> float:
-        """The smallest true difference that these test sets and seeds would reveal (80 % power, 5 % two-sided)."""
-        return float("nan") if self.difference is None else smallest_detectable(self.difference.error)
 
 
 def read_results(
@@ -139,30 +158,31 @@ def read_results(
     methods = tuple(dict.fromkeys(cell.method for cell in cells))
     seeds = tuple(sorted({cell.seed for cell in cells}))
     sites = sorted(cells[0].federation.sites, key=lambda site: (ROLES.index(site.role), site.name))
-    shape = (len(methods), len(seeds), len(sites))
-    values, samples = np.full(shape, np.nan), np.full((shape[0], draws, *shape[1:]), np.nan)
-    patients = True
+    values = np.full((len(methods), len(seeds), len(sites)), np.nan)
+    samples = np.full((len(methods), draws, len(seeds), len(sites)), np.nan)
+    patients = []
     for place, site in enumerate(sites):
-        counts: Floats | None = None
-        for cell, own in rows.items():
-            value = _value(own, site.name, metric)
-            if value is None:
-                continue
-            where = methods.index(cell.method), seeds.index(cell.seed)
-            values[*where, place] = value
-            studies = studies_file(cell.workspace.site(site.name), "deployed", split)
-            function = _study_metric(studies, metric, cell.federation.datalists[site.name].samples(split))
-            if function is None:
-                patients = False
-                samples[where[0], :, where[1], place] = value
-                continue
-            if counts is None:  # one set of samples for every cell: the same patients for all methods and seeds
-                random = np.random.default_rng(derive_seed("bootstrap", site.name))
-                counts = patient_counts(_patients(cell, site.name, split), draws, random)
+        measured = {cell: value for cell, own in rows.items() if (value := _value(own, site.name, metric)) is not None}
+        indices = {cell: (methods.index(cell.method), seeds.index(cell.seed)) for cell in measured}
+        for cell, value in measured.items():
+            values[*indices[cell], place] = value
+            samples[indices[cell][0], :, indices[cell][1], place] = value
+        functions = {cell: _study_metric(cell, site.name, metric, split) for cell in measured}
+        known = {cell: function for cell, function in functions.items() if function is not None}
+        if not known or len(known) < len(functions):
+            patients.append(0)
+            continue
+        # One set of samples for every cell: the same patients for all methods and seeds.
+        own_patients = next(iter(known)).federation.datalists[site.name].patients(split)
+        patients.append(len(set(own_patients)))
+        counts = patient_counts(own_patients, draws, np.random.default_rng(derive_seed("bootstrap", site.name)))
+        for cell, function in known.items():
             blocks = (counts[start : start + BLOCK] for start in range(0, draws, BLOCK))
-            samples[where[0], :, where[1], place] = np.concatenate([function(block) for block in blocks])
+            samples[indices[cell][0], :, indices[cell][1], place] = np.concatenate(
+                [function(block) for block in blocks]
+            )
     names, roles = tuple(site.name for site in sites), tuple(site.role for site in sites)
-    return Results(metric, split, methods, seeds, names, roles, values, samples, patients)
+    return Results(metric, split, methods, seeds, names, roles, values, samples, tuple(patients))
 
 
 def difference(results: Results, method: int, other: int, places: Sequence[int]) -> Difference:
@@ -181,13 +201,19 @@ def difference(results: Results, method: int, other: int, places: Sequence[int])
     seeds = np.isfinite(pairs).any(1)
     if not seeds.any():
         nan = float("nan")
-        return Difference(nan, nan, nan, nan, nan)
+        return Difference(nan, nan, nan)
+    places = [place for place, found in zip(places, np.isfinite(pairs).any(0), strict=True) if found]
+    by_seed = mean_of_defined(pairs[seeds], 1)
     samples = mean_of_defined((results.draws[method] - results.draws[other])[:, seeds][..., places], 2)
     random = np.random.default_rng(derive_seed("bootstrap", "seeds"))
-    draws = (samples * seed_weights(int(seeds.sum()), len(samples), random)).sum(1)
-    test = sign_flip_test(pairs.ravel(), np.random.default_rng(derive_seed("sign flips")))
-    value = float(mean_of_defined(pairs[seeds], 1).mean())
-    return Difference(value, *interval(draws), standard_error(draws), test)
+    error = standard_error((samples * seed_weights(len(by_seed), len(samples), random)).sum(1))
+    freedom = degrees_of_freedom(
+        error if error > ROUNDING else 0.0,  # equal differences in all draws tell nothing of others
+        float(by_seed.var(ddof=1)) / len(by_seed) if len(by_seed) > 1 else 0.0,
+        len(by_seed) - 1,
+        sum(max(0, results.patients[place] - 1) for place in places),
+    )
+    return Difference(float(by_seed.mean()), error, freedom)
 
 
 def compare_methods(results: Results, role: str) -> list[MethodResult]:
@@ -213,22 +239,13 @@ def _value(rows: Sequence[Row], site: str, metric: str) -> float | None:
     return next((row.value for row in rows if row.site == site and row.metric == metric), None)
 
 
-def _patients(cell: Cell, site: str, split: str) -> list[object]:
-    """Return the patient of each study of a split; a study without one is a patient of its own."""
-    items = cell.federation.datalists[site].splits[split]
-    return [patient_key(item["patient"]) if "patient" in item else number for number, item in enumerate(items)]
-
-
-def _study_metric(path: Path, metric: str, count: int) -> Callable[[Floats], Floats] | None:
+def _study_metric(cell: Cell, site: str, metric: str, split: str) -> Callable[[Floats], Floats] | None:
     """Return the metric as a function of the studies' weights (``B, N`` -> ``B``), None where studies do not tell.
 
-    Args:
-        path: ``study,label,p(CLASS)...`` or ``study,dice_CLASS...``, a line a study.
-        metric: its name in ``metrics.csv``.
-        count: N, as the datalist has it.
+    The table is ``study,label,p(CLASS)...`` or ``study,dice_CLASS...``, with a line for each study of the datalist.
     """
-    table = read_studies(path)
-    if table is None or len(table["study"]) != count:
+    table = read_studies(studies_file(cell.workspace.site(site), "deployed", split))
+    if table is None or len(table["study"]) != cell.federation.datalists[site].samples(split):
         return None
     if metric in table:
         return partial(weighted_mean, table[metric])

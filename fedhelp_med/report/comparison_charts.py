@@ -6,6 +6,7 @@ from statistics import fmean
 from fedhelp_med.methods import ROLES
 from fedhelp_med.report.charts import whole_rounds
 from fedhelp_med.report.comparison_facts import ComparisonFacts
+from fedhelp_med.report.numbers import interval, signed
 from fedhelp_med.report.svg import INK, LARGE, MUTED, SMALL, THIRD, Chart, drawing, inline, name_rows
 
 ROLE = {"small": SMALL, "large": LARGE}
@@ -44,7 +45,10 @@ def gains(facts: ComparisonFacts) -> Chart | None:
     own = [gain for gain in facts.gains if gain.method == facts.reference]
     if not own:
         return None
-    told = "; ".join(f"{gain.site} {gain.gain:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})" for gain in own)
+    known = {gain.site: interval(gain.low, gain.high) for gain in own}
+    told = "; ".join(
+        f"{gain.site} {signed(gain.gain)}" + f" ({known[gain.site]})" * bool(known[gain.site]) for gain in own
+    )
     alt = f"Gain in {facts.metric} under {facts.reference} over training alone, with 95 % intervals: {told}."
     with drawing(0.75 + ROW * len(own)) as figure:
         axes = figure.add_subplot()

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.files import write_json
 from fedhelp_med.federation.comparison import Cell
@@ -15,6 +17,7 @@ from fedhelp_med.report.comparison import Results
 from fedhelp_med.report.disparity import SiteGain, disparities
 from fedhelp_med.report.gather import Curve, metric_name, read_content, read_rows
 from fedhelp_med.report.sheets import Sheet
+from fedhelp_med.report.statistics import mean_of_defined
 
 SHOWN = {"small": ("global", "surrogate", "own", "local"), "large": ("large", "global", "proxy", "own", "local")}
 """The network whose curve stands for a method at the sites of a role: the first of these that it has."""
@@ -64,6 +67,12 @@ class ComparisonFacts:
             if defined:
                 found.append(sum(defined) / len(defined))
         return found
+
+    def difference(self, method: str, other: str, role: str) -> float:
+        """Return one method minus another over the seeds and sites that both have; NaN without one."""
+        places = [place for place, own in enumerate(self.roles.values()) if own == role]
+        pairs = np.array(self.values[self.methods.index(method)]) - np.array(self.values[self.methods.index(other)])
+        return float(mean_of_defined(mean_of_defined(pairs[:, places], 1), 0))
 
     def cell(self, method: str, seed: int) -> Workspace:
         """Return the run folder of a cell."""

@@ -71,8 +71,10 @@ class Disparity:
 
     @property
     def least_certain(self) -> SiteGain | None:
-        """The site whose interval of the gain reaches lowest."""
-        return min(self.sites, key=lambda site: (math.isnan(site.low), site.low), default=None)
+        """The site whose interval of the gain reaches lowest; None where a site's is not known."""
+        if any(math.isnan(site.low) for site in self.sites):
+            return None
+        return min(self.sites, key=lambda site: site.low, default=None)
 
     def harmed(self, tolerance: float = 0.0) -> float:
         """The share of sites that deploy something worse than local-only by more than ``tolerance``."""
@@ -148,7 +150,7 @@ def _gains(results: Results, method: int, local: int) -> tuple[SiteGain, ...]:
         if both.any():
             before, after = (float(results.values[index, both, place].mean()) for index in (local, method))
             gain = difference(results, method, local, [place])
-            gains.append(SiteGain(results.methods[method], site, role, before, after, gain.value, gain.low, gain.high))
+            gains.append(SiteGain(results.methods[method], site, role, before, after, gain.value, *gain.interval))
     return tuple(gains)
 
 

@@ -16,6 +16,7 @@ from fedhelp_med.report import charts
 from fedhelp_med.report.examples import Example
 from fedhelp_med.report.gather import RunFacts
 from fedhelp_med.report.knowledge import knowledge_lines
+from fedhelp_med.report.numbers import number, signed
 from fedhelp_med.report.pictures import MARK_NAMES
 from fedhelp_med.report.run_sheets import (
     costs_sheet,
@@ -23,9 +24,7 @@ from fedhelp_med.report.run_sheets import (
     events_sheet,
     gains_sheet,
     metrics_sheet,
-    number,
     roles_present,
-    signed,
     total_costs,
     warnings_of,
 )

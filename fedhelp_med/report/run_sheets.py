@@ -5,6 +5,7 @@ from typing import Any
 
 from fedhelp_med.methods import ROLES
 from fedhelp_med.report.gather import RunFacts
+from fedhelp_med.report.numbers import number, signed
 from fedhelp_med.report.privacy import without_paths
 from fedhelp_med.report.sheets import Sheet
 
@@ -46,7 +47,11 @@ def deployment_sheet(facts: RunFacts) -> Sheet | None:
         evidence: Mapping[str, Mapping[str, float | None]] = event["evidence"]
         default = next(iter(evidence))
         others = ", ".join(_compared(name, found) for name, found in evidence.items() if name != default)
-        reason = "the method's rule; nothing was clearly better" if event["default"] else f"better than {default}"
+        reason = (
+            "the method's rule; nothing was better by more than a standard error"
+            if event["default"]
+            else f"better than {default}"
+        )
         rows.append((site.site, chosen, reason, number(evidence[default]["score"]), others))
     return Sheet(
         "What each site deploys, and why",
@@ -164,13 +169,3 @@ FEW = 30
 def roles_present(facts: RunFacts) -> list[str]:
     """Return the roles that have sites, small first."""
     return [role for role in ROLES if any(site.role == role for site in facts.sites)]
-
-
-def number(value: float | None) -> str:
-    """Return three digits; nothing for no number."""
-    return "" if value is None or value != value else f"{value:.3f}"
-
-
-def signed(value: float | None) -> str:
-    """Return three digits with their sign; nothing for no number."""
-    return "" if value is None or value != value else f"{value:+.3f}"

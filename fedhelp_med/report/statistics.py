@@ -5,17 +5,13 @@ statistic of a sample is then a few matrix operations, and two methods see the s
 """
 
 from collections.abc import Sequence
-from itertools import product
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
 
 Floats = NDArray[np.float64]
-
-EXACT_PAIRS = 12
-"""Up to so many pairs, the sign-flip test goes through every assignment of signs."""
 
 
 def patient_counts(patients: Sequence[object], draws: int, random: np.random.Generator) -> Floats:
@@ -118,56 +114,55 @@ def weighted_balanced_accuracy(probabilities: Floats, labels: Floats, weights: F
     return mean_of_defined(np.stack(recalls), 0)
 
 
-def interval(draws: Floats, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of bootstrap draws (Efron and Tibshirani 1993, chapter 13); NaN draws are left out."""
-    defined = draws[np.isfinite(draws)]
-    if not len(defined):
-        return np.nan, np.nan
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def standard_error(draws: Floats) -> float:
     """Standard deviation of bootstrap draws; NaN draws are left out."""
     defined = draws[np.isfinite(draws)]
     return float(defined.std(ddof=1)) if len(defined) > 1 else np.nan
 
 
-def smallest_detectable(error: float, power: float = 0.8, alpha: float = 0.05) -> float:
-    """The true difference that a two-sided z test at level ``alpha`` would find with probability ``power``.
+def degrees_of_freedom(error: float, seed_variance: float, of_seeds: int, of_patients: int) -> float:
+    """Degrees of freedom of a standard error to which seeds and patients contribute.
 
-    ``(z(1 - alpha / 2) + z(power)) * error``, 2.80 standard errors by default.
-    """
-    normal = NormalDist()
-    return (normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)) * error
+    ``error^4 / (u^2 / of_seeds + v^2 / of_patients)`` with the seeds' part u of the squared error and the patients'
+    part v, the rest of it: near ``of_seeds`` where seeds make a difference uncertain, near ``of_patients`` where
+    patients do.
 
-
-def sign_flip_test(differences: Floats, random: np.random.Generator, draws: int = 10_000) -> float:
-    """Two-sided p value of a paired randomisation test of the mean difference (Fisher 1935, Pitman 1937).
-
-    If the two methods were exchangeable, each difference could as well have had the other sign. p is the share of
-    sign assignments whose mean is at least as far from 0 as the observed one: of all of them for up to
-    ``EXACT_PAIRS`` pairs, else of ``draws`` random ones and the observed one.
+    Source: Satterthwaite, "An approximate distribution of estimates of variance components", 1946.
 
     Args:
-        differences: one for each pair; NaN is left out.
-        random: the random stream.
-        draws: the number of random sign assignments.
+        error: the standard error over seeds and patients.
+        seed_variance: u, the variance over S seeds divided by S.
+        of_seeds: S - 1; one seed tells nothing of others.
+        of_patients: patients minus one, summed over the sites; 0 where they were not resampled.
 
     Returns:
-        float: p; NaN without a pair.
+        float: at least 1; NaN where nothing was resampled or the error is 0.
     """
-    pairs = differences[np.isfinite(differences)]
-    if not len(pairs):
+    if not error > 0 or not of_seeds + of_patients:
         return np.nan
-    exact = len(pairs) <= EXACT_PAIRS
-    if exact:
-        signs = np.array(list(product((1, -1), repeat=len(pairs))))
-    else:
-        signs = random.choice((1, -1), (draws, len(pairs)))
-    rounding = 1e-9 * np.abs(pairs).sum()
-    extreme = int((np.abs(signs @ pairs) >= abs(pairs.sum()) - rounding).sum())
-    return extreme / len(signs) if exact else (extreme + 1) / (draws + 1)
+    square = error**2
+    own = min(seed_variance, square) if of_patients else square
+    parts = [(own, of_seeds), (square - own, of_patients)]
+    return max(1.0, square**2 / sum(part**2 / freedom for part, freedom in parts if freedom))
+
+
+def t_interval(value: float, error: float, freedom: float, level: float = 0.95) -> tuple[float, float]:
+    """Confidence interval ``value -+ t error`` by Student's t; NaN where ``freedom`` is."""
+    reach = float(stdtrit(freedom, (1 + level) / 2)) * error
+    return value - reach, value + reach
+
+
+def t_test(value: float, error: float, freedom: float) -> float:
+    """Two-sided p value of a t test of no difference: below .05 where the 95 % interval leaves out 0."""
+    return float(2 * stdtr(freedom, -abs(value) / error)) if np.isfinite(freedom) else np.nan
+
+
+def smallest_detectable(error: float, freedom: float, power: float = 0.8, alpha: float = 0.05) -> float:
+    """The true difference that a two-sided t test at level ``alpha`` would find with probability ``power``.
+
+    ``(t(1 - alpha / 2) + t(power)) * error``: 2.80 standard errors for many degrees of freedom, 3.7 for 4.
+    """
+    return float(stdtrit(freedom, 1 - alpha / 2) + stdtrit(freedom, power)) * error
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

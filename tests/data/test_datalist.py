@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.data import read_datalist, write_datalist
+from fedhelp_med.data.datalist import Datalist
 
 
 def write(folder: Path, content, files=("a.png", "b.png", "c.png", "m.png")) -> Path:
@@ -46,6 +47,13 @@ def test_class_count_without_declared_labels(tmp_path):
     path = write(tmp_path, {"training": [item()]})
     assert read_datalist(path).class_count is None
     assert read_datalist(path).name == tmp_path.name
+
+
+def test_patients_are_numbered_in_one_spelling_and_an_item_without_one_is_its_own(tmp_path):
+    items = [{"patient": "Smith 01"}, {}, {"patient": "smith01"}, {"patient": 7}, {}]
+    datalist = Datalist(tmp_path / "datalist.json", "a", None, {"validation": items})
+    assert datalist.patients("validation") == (0, 1, 0, 2, 3)
+    assert datalist.patients("testing") == ()
 
 
 def test_masks_make_a_segmentation(tmp_path):

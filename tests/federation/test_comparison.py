@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from fedhelp_med.cli.main import main
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.common.files import alone_in
 from fedhelp_med.federation.comparison import make_cells, method_names, run_cells
-from fedhelp_med.federation.loading import load_federation
+from fedhelp_med.federation.loading import SHIPPED_BUNDLES, load_federation, save_federation
 from fedhelp_med.federation.runner import run_federation
 from fedhelp_med.methods import METHODS
 from fedhelp_med.methods.fedavg import FedAvgSettings
@@ -108,6 +109,7 @@ def test_a_cell_is_the_file_with_another_method_and_seed(federation_file, tmp_pa
         ("fedavg@rounds=few", "rounds: 'few' is not a whole number"),
         ("fedavg@aggregation.weight=uniform", "aggregation.weight: .*unknown key"),
         ("fedhelp@settings.rankin=0", "settings.rankin: 0: unknown key; did you mean 'ranking'"),
+        ("fedhelp@settings.ranking=@x", "'@x' is not a value; write a number"),
         ("fedhelp@preset=better", "preset: 'better' is unknown"),
         ("../fedavg", "is not a name for a folder"),
     ],
@@ -304,7 +306,7 @@ def test_a_dead_process_fails_its_cell_only(federation_file, tmp_path):
     killer.start()
     cells, failed = compare(path, "local,fedavg,fedhelp", 1, out, workers=2)
     killer.join()
-    assert [reason.partition(";")[0] for reason in failed.values()] == ["its process ended (BrokenProcessPool)"]
+    assert [reason.partition(";")[0] for reason in failed.values()] == ["its process ended"]
     assert sum(cell.workspace.complete for cell in cells) == 2
     watching = Watching()
     assert compare(path, "local,fedavg,fedhelp", 1, out, observer=watching)[1] == {}
@@ -335,6 +337,38 @@ def test_another_folder_or_comparison_is_not_touched(federation_file, tmp_path):
     (out / "cells/local/seed-3/federation.yaml").write_text("name: [")
     with pytest.raises(InputError, match=r"federation.yaml: is damaged; remove .*seed-3"):
         compare(path, "local", 1, out)
+
+
+@pytest.mark.integration
+def test_a_site_at_which_testing_failed_is_tested_again(federation_file, tmp_path):
+    path, out = federation_file(rounds=1), tmp_path / "out"
+    image = tmp_path / "sites/clinic-b/images/testing-1.png"
+    pixels = image.read_bytes()
+    image.write_bytes(b"damaged")
+    cells, failed = compare(path, "fedavg,local", 1, out)
+    assert sorted(map(str, failed)) == ["fedavg, seed 3", "local, seed 3"]
+    assert all(reason.startswith("testing failed at clinic-b (") for reason in failed.values())
+    assert {row.site for row in cells[0].workspace.final()} == {"clinic-a", "hospital-a", "hospital-b"}
+    image.write_bytes(pixels)
+    cells, failed = compare(path, "fedavg,local", 1, out)
+    assert failed == {} and "clinic-b" in {row.site for row in cells[0].workspace.final()}
+
+
+@pytest.mark.integration
+def test_a_correction_before_anything_was_trained_is_taken_and_a_changed_bundle_later_refused(
+    federation_file, tmp_path
+):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(SHIPPED_BUNDLES / "fedhelp_classification", bundle)
+    path, out = federation_file(rounds=1, bundle="bundle"), tmp_path / "out"
+    cells = make_cells(load_federation(path), ["fedavg"], 1, out)
+    save_federation(cells[0].federation, cells[0].workspace.federation_file)  # began, and failed before round 1
+    path = federation_file(rounds=2, bundle="bundle")
+    assert compare(path, "fedavg", 1, out)[1] == {}
+    config = bundle / "configs/train.json"
+    config.write_text(config.read_text() + "\n")
+    with pytest.raises(InputError, match=r"changed since: the bundle's configs"):
+        compare(path, "fedavg", 1, out)
 
 
 @pytest.mark.integration

@@ -87,6 +87,23 @@ def test_a_few_studies_decide_nothing(labels, better, leaves):
     assert np.isfinite(choice.evidence["local"]["standard_error"]) == leaves
 
 
+def test_images_of_one_patient_do_not_count_as_many():
+    labels, patients = [0, 0, 0, 0, 1, 1, 1, 1] * 4, [patient for patient in range(8) for _ in range(4)]
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.rand(8, generator=generator).repeat_interleave(4)
+    default = Candidate(("global",), table(labels, torch.rand(32, generator=generator)))
+    other = Candidate(("local",), table(labels, (torch.tensor(labels) * 0.3 + noise).clamp(0, 1)))
+    alone = choose(COLUMNS, default, [other], seed=0).evidence["local"]
+    together = choose(COLUMNS, default, [other], seed=0, patients=patients).evidence["local"]
+    assert together["difference"] == alone["difference"]
+    assert together["standard_error"] > 1.3 * alone["standard_error"]
+    own = choose(COLUMNS, default, [other], seed=0, patients=range(32)).evidence["local"]
+    assert own == alone  # every study a patient of its own
+    one_each = [0] * 16 + [1] * 16
+    two = choose(COLUMNS, default, [other], seed=0, patients=one_each)
+    assert two.default and two.evidence["local"]["standard_error"] == float("inf")
+
+
 @pytest.mark.parametrize(("studies", "leaves"), [(1, False), (3, False), (4, True)])
 def test_a_few_masks_decide_nothing(studies, leaves):
     default = Candidate(("global",), torch.full((studies, 1), 0.8))

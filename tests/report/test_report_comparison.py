@@ -19,7 +19,7 @@ from fedhelp_med.federation.workspace import Row
 from fedhelp_med.foundation import InputSpec, Ledger, ModelDescription
 from fedhelp_med.handlers import auc
 from fedhelp_med.report.comparison import compare_methods, difference, read_results
-from fedhelp_med.report.comparison_sheets import comparison_sheets, disparity_csv, networks_sheet
+from fedhelp_med.report.comparison_sheets import comparison_sheets, disparity_csv, methods_csv, networks_sheet
 from fedhelp_med.report.disparity import disparities, foundation_calls, site_costs
 
 SITES = {"clinic-a": "small", "clinic-b": "small", "hospital-a": "large", "hospital-b": "large"}
@@ -78,15 +78,16 @@ def test_means_deviations_and_differences_by_hand(cells):
         write_values(cell, {"clinic-a": small, "clinic-b": small + 0.1, "hospital-a": large, "hospital-b": large})
     results = read_results(own)
     assert results.metric == "auc" and results.methods == ("local", "fedhelp") and results.seeds == (3, 4)
-    assert not results.patients and results.methods[results.reference] == "fedhelp"
+    assert not any(results.patients) and results.methods[results.reference] == "fedhelp"
     local, fedhelp = compare_methods(results, "small")
     assert local.mean == pytest.approx((0.55 + 0.75) / 2)
     assert local.deviation == pytest.approx(0.2 / np.sqrt(2))
     assert local.difference.value == pytest.approx(-0.15)  # -0.2 and -0.1: local minus FedHelp
-    assert local.difference.p == local.p_adjusted == 2 / 2**4
     assert local.difference.error == pytest.approx(0.05, rel=0.05)  # the standard error of -0.2 and -0.1
-    assert local.detectable == pytest.approx(2.8 * 0.05, rel=0.06)
-    assert fedhelp.difference is None and np.isnan(fedhelp.detectable)
+    assert local.difference.freedom == 1
+    assert local.difference.p == local.p_adjusted == pytest.approx(0.205, abs=0.01)  # t = 3 with one degree of freedom
+    assert local.difference.detectable == pytest.approx((12.706 + 1.376) * 0.05, rel=0.06)
+    assert fedhelp.difference is None
 
 
 def test_methods_that_are_the_same_differ_by_nothing(cells):
@@ -94,7 +95,8 @@ def test_methods_that_are_the_same_differ_by_nothing(cells):
     for index, cell in enumerate(own):
         write_studies(cell, all_sites(1, seed=index // 2))
     found = compare_methods(read_results(own), "small")[0].difference
-    assert dataclasses.astuple(found) == (0, 0, 0, 0, 1)
+    assert (found.value, found.error, found.interval, found.p) == (0, 0, (0, 0), 1)
+    assert np.isnan(found.detectable)
 
 
 def test_both_methods_are_tested_on_the_same_patients(cells):
@@ -104,7 +106,8 @@ def test_both_methods_are_tested_on_the_same_patients(cells):
     write_studies(own[1], {site: score**3 for site, score in plain.items()})  # the same order of the studies
     results = read_results(own)
     assert results.draws[0].std(0).min() > 0.02
-    assert dataclasses.astuple(compare_methods(results, "small")[0].difference) == (0, 0, 0, 0, 1)
+    found = compare_methods(results, "small")[0].difference
+    assert (found.value, found.error, found.p) == (0, 0, 1)
 
 
 def test_a_worse_method_is_found_out(cells):
@@ -112,11 +115,12 @@ def test_a_worse_method_is_found_out(cells):
     for index, cell in enumerate(own):
         write_studies(cell, all_sites(2.5 if cell.method == "fedhelp" else 0.3, seed=10 * index))
     results = read_results(own)
-    assert results.patients
-    for found in compare_methods(results, "small")[:2]:
-        assert found.difference.high < -0.1 and found.difference.p == 2 / 2**6
-        assert found.p_adjusted == 4 / 2**6
-        assert abs(found.difference.value) > found.detectable > 0
+    assert results.patients == (STUDIES,) * 4
+    compared = compare_methods(results, "small")[:2]
+    for found in compared:
+        assert found.difference.interval[1] < -0.1 and found.difference.p < 0.01
+        assert found.difference.p <= found.p_adjusted <= 2 * max(other.difference.p for other in compared)
+        assert abs(found.difference.value) > found.difference.detectable > 0
     assert disparities(results)[2].sites[0].low > 0
 
 
@@ -124,6 +128,8 @@ def test_the_reference_is_the_first_fedhelp_else_the_first_method(cells):
     for methods, expected in (
         ("local,fedhelp@rounds=3,fedhelp", 1),
         ("fedavg,local", 0),
+        ("local,fedavg", 1),
+        ("local", 0),
         ("fedhelp-no-forward,fedhelp", 1),
     ):
         own = cells(methods, 1)
@@ -160,6 +166,69 @@ def test_what_is_missing_is_left_out_of_both_and_named(cells):
     assert np.isnan([alone.mean, alone.difference.value, alone.difference.p, alone.p_adjusted]).all()
 
 
+def test_a_site_is_resampled_only_where_every_cell_tells_of_its_studies(cells):
+    own = cells("fedavg,fedhelp", 2)
+    for index, cell in enumerate(own):
+        write_studies(cell, all_sites(1, seed=index))
+    (own[0].workspace.site("clinic-a") / "studies" / "deployed.csv").unlink()
+    results = read_results(own)
+    assert results.patients == (0, STUDIES, STUDIES, STUDIES)
+    assert (results.draws[..., 0] == results.values[:, None, :, 0]).all()
+    note = comparison_sheets(results, own)[0].notes[0]
+    assert "bootstrap over patients and seeds (single studies are not known at clinic-a" in note
+
+
+def test_the_gap_before_is_that_of_local_only_and_not_of_what_another_method_has(cells):
+    own = cells("fedavg,local,fedhelp", 1)
+    level = {"clinic-a": 0.5, "clinic-b": 0.7, "hospital-a": 0.9, "hospital-b": 0.9}
+    write_values(own[0], {site: value for site, value in level.items() if site != "clinic-b"})
+    for cell in own[1:]:
+        write_values(cell, level)
+    titles = [sheet.title for sheet in comparison_sheets(read_results(own), own)]
+    assert "Disparity (auc); gap between the roles before, under local-only: +0.300" in titles
+
+
+def test_without_a_result_of_local_only_there_is_no_table_of_gains(cells):
+    own = cells("local,fedhelp", 1)
+    write_values(own[1], dict.fromkeys(SITES, 0.5))
+    titles = [sheet.title for sheet in comparison_sheets(read_results(own), own)]
+    assert len(titles) == 3 and not any("Disparity" in title for title in titles)
+
+
+def test_a_cost_that_is_not_known_is_empty(cells):
+    own = cells("local,fedhelp", 1)
+    for cell in own:
+        write_values(cell, dict.fromkeys(SITES, 0.5))
+    costs = comparison_sheets(read_results(own), own)[-1]
+    assert {row[2:] for row in costs.rows} == {("", "", "", "0")}
+
+
+def test_notes_warn_of_choices_on_validation_and_of_shifted_classifiers(cells):
+    own = cells("fedavg,fedhelp", 1, preset="recommended")
+    for cell in own:
+        rows = [Row(2, site, role, "deployed", "validation", "balanced_accuracy", 0.5) for site, role in SITES.items()]
+        cell.workspace.finish(rows)
+    notes = " ".join(comparison_sheets(read_results(own, split="validation"), own)[0].notes)
+    assert "the sites chose what they deploy under fedhelp." in notes
+    assert "fedhelp decides as if all classes were equally frequent" in notes
+
+
+def test_the_tables_of_the_roles_are_in_a_file_with_all_digits(cells):
+    own = cells("local,fedhelp", 2)
+    for index, cell in enumerate(own):
+        write_studies(cell, all_sites(1, seed=index))
+    results = read_results(own)
+    rows = list(csv.DictReader(io.StringIO(methods_csv(results))))
+    assert [(row["method"], row["role"]) for row in rows] == [
+        ("local", "small"), ("fedhelp", "small"), ("local", "large"), ("fedhelp", "large")
+    ]  # fmt: skip
+    found = compare_methods(results, "small")[0].difference
+    assert float(rows[0]["difference"]) == pytest.approx(found.value, rel=1e-4)
+    assert float(rows[0]["high"]) == pytest.approx(found.interval[1], rel=1e-4)
+    assert float(rows[0]["p"]) == pytest.approx(found.p, rel=1e-4)
+    assert rows[1]["difference"] == rows[1]["p_holm"] == ""
+
+
 def test_an_area_that_is_not_defined_is_missing(cells):
     own = cells("fedavg,fedhelp", 1)
     for cell in own:
@@ -179,7 +248,7 @@ def test_dice_is_averaged_over_the_drawn_studies_and_the_classes(cells):
         write_text(path, "study,dice_grey,dice_white\n" + "\n".join(lines) + "\n")
         write_values(cell, {"clinic-a": (grey.mean() + np.nanmean(white)) / 2}, "dice_mean")
     results = read_results(own)
-    assert results.metric == "dice_mean" and results.patients
+    assert results.metric == "dice_mean" and results.patients == (STUDIES, 0, 0, 0)
     assert results.draws[0, :, 0, 0].mean() == pytest.approx(results.values[0, 0, 0], abs=0.01)
     assert 0.005 < results.draws[0, :, 0, 0].std() < 0.03
 
@@ -217,7 +286,6 @@ def test_disparity_by_hand(unequal):
     assert fedhelp.gap("local") == pytest.approx(0.85 - 0.65) and local.gap("deployed") == local.gap("local")
     assert fedhelp.gap("deployed") == pytest.approx(0.84 - 0.673)
     assert (fedhelp.worst.site, fedhelp.worst.deployed) == ("clinic-a", 0.65)
-    assert fedhelp.least_certain.site == "hospital-a"
     assert fedhelp.harmed() == 0.5 and fedhelp.harmed(0.01) == 0.25
     assert local.harmed() == 0 and local.gain("small") == 0
     assert [site.site for site in fedhelp.sites] == list(SITES)
@@ -286,12 +354,13 @@ def test_the_tables_are_printed_and_written_alike(unequal):
             assert all(cell in printed for cell in row if " " not in cell)
             assert f"| {' | '.join(row)} |" in table
     small, _, disparity, gains, _, networks = sheets
+    assert small.rows[0][4:] == ("", "", "")  # one seed, no studies: nothing tells how sure this is
     assert small.title == "Small sites: auc of what they deploy, 2 sites, 1 seed"
     assert "Difference: minus fedhelp." in small.notes[0] and "nothing" in small.notes[0]
     assert small.rows[0][:4] == ("local", "0.650", "", "-0.023")
     assert disparity.title.endswith("under local-only: +0.200")
-    assert disparity.rows[1] == ("fedhelp", "+0.023", "-0.010", "+0.167", "clinic-a 0.650", "-0.020", "50 %", "25 %")
-    assert gains.rows[0] == ("clinic-a", "small", "0.600", "0.650", "+0.050", "+0.050 to +0.050")
+    assert disparity.rows[1] == ("fedhelp", "+0.023", "-0.010", "+0.167", "clinic-a 0.650", "", "50 %", "25 %")
+    assert gains.rows[0] == ("clinic-a", "small", "0.600", "0.650", "+0.050", "")
     assert networks.rows[0] == ("local", "small", "deployed", "0.650", "")
 
 
@@ -307,11 +376,11 @@ def test_every_gain_and_cost_is_in_one_file(unequal):
         "local": "0.600000",
         "deployed": "0.650000",
         "gain": "0.050000",
-        "low": "0.050000",
-        "high": "0.050000",
+        "low": "",
+        "high": "",
         "bytes_sent": "5",
         "seconds": "2.5",
-        "flops": "nan",
+        "flops": "",
     }
 
 

@@ -9,7 +9,7 @@ from fedhelp_med.cli.report import write_reports
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.report import comparison_charts as charts
 from fedhelp_med.report.comparison_facts import read_facts
-from fedhelp_med.report.comparison_page import deployment, happened, head_facts, headline
+from fedhelp_med.report.comparison_page import deployment, happened, head_facts, headline, warnings
 
 FIRST = "1,large-00,large,large,validation,auc,"
 
@@ -37,6 +37,31 @@ def test_a_missing_result_is_left_out(tmp_path):
     assert facts.means("fedhelp", "large") == [0.9]
 
 
+def test_the_headline_compares_the_sites_that_both_have(tmp_path):
+    folder = make_comparison(tmp_path / "comparison")
+    content = json.loads((folder / "comparison.json").read_text())
+    at = content["methods"].index("fedhelp")
+    for values in content["values"][at]:
+        values[1] = None  # the weaker small site was lost: the mean over sites rises, no difference does
+    (folder / "comparison.json").write_text(json.dumps(content))
+    facts = read_facts(folder)[0]
+    small = headline(facts).split(";")[0]
+    assert small.startswith("fedhelp: small sites 0.810 AUC (0.100 above")
+    assert any(told.startswith("fedhelp, seed 0: no result at ") for told in warnings(facts, None))
+
+
+def test_a_failure_that_was_mended_is_no_warning_and_mixed_versions_are(facts):
+    cell = facts.cell("fedhelp", 1)
+    cell.record("cell_failed", error="OSError: disk full")
+    assert any("disk full" in told for told in warnings(facts, happened(facts)))
+    cell.record("cell_finished", seconds=1.0)
+    cell.record("finished", software={"torch": "0.0.1"})
+    facts.cell("fedhelp", 0).record("finished", software={"torch": "0.0.2"})
+    told = warnings(facts, happened(facts))
+    assert not any("disk full" in line for line in told)
+    assert any(line.startswith("Cells were made with different versions of torch: ") for line in told)
+
+
 def test_curves_are_means_over_sites_and_seeds(facts):
     curve = facts.curves("large")["fedhelp"]
     assert [number for number, _ in curve] == [1, 2]  # the large network has none in round 0
@@ -55,7 +80,7 @@ def test_charts(facts):
 
 def test_events_and_deployment_are_told_by_cell(facts):
     rows = {row[:4]: row[4] for row in deployment(facts).rows}
-    assert rows["fedhelp", "large", "local", "clearly better than the rule"] == "2"
+    assert rows["fedhelp", "large", "local", "better by more than a standard error"] == "2"
     assert ("fedhelp, seed 1", "0", "note", "the gate is open, score 0.59, threshold 0.45") in happened(facts).rows
 
 

@@ -89,7 +89,10 @@ def test_flow_deployment_and_warnings(run):
     assert "The gate is open" in lines and "0.59" in lines and "always 0): ranking" in lines
     assert "quality cannot be told here" in lines
     rows = {row[0]: row for row in deployment_sheet(facts).rows}
-    assert rows["small-00"][1:3] == ("surrogate + global", "the method's rule; nothing was clearly better")
+    assert rows["small-00"][1:3] == (
+        "surrogate + global",
+        "the method's rule; nothing was better by more than a standard error",
+    )
     assert rows["large-00"][1:3] == ("local", "better than large + global")
     assert any("small-01: train failed: RuntimeError: (path)" in line for line in warnings_of(facts))
 

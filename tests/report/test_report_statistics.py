@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 
 from fedhelp_med.handlers import accuracy, auc, balanced_accuracy
 from fedhelp_med.report.statistics import (
+    degrees_of_freedom,
     holm,
-    interval,
     mean_of_defined,
     one_against_rest_auc,
     patient_counts,
     seed_weights,
-    sign_flip_test,
     smallest_detectable,
     standard_error,
+    t_interval,
+    t_test,
     weighted_auc,
     weighted_balanced_accuracy,
     weighted_mean,
@@ -118,64 +119,60 @@ def test_one_seed_says_nothing_of_others():
     assert (seed_weights(1, 5, generator()) == 1).all()
 
 
-def test_intervals_cover_the_true_difference_as_often_as_they_claim():
+@pytest.mark.parametrize(
+    ("seeds", "of_patients", "of_seeds", "both", "least"),
+    [(5, 1.5, 0.3, 1.0, 0.92), (5, 0.1, 0.3, 0.1, 0.91), (3, 1.0, 0.3, 1.0, 0.91), (2, 0.01, 0.3, 0.01, 0.91)],
+)
+def test_intervals_cover_the_true_difference_as_often_as_they_claim(seeds, of_patients, of_seeds, both, least):
     # Crossed as in a comparison: every seed is tested on the same patients.
-    seeds, patients, covered, simulations = 5, 60, 0, 400
+    patients, covered, rejected, simulations = 60, 0, 0, 400
     random = generator(4)
     for number in range(simulations):
-        by_seed, by_patient = random.normal(0, 0.3, (seeds, 1)), random.normal(0, 1.5, (1, patients))
-        differences = 0.7 + by_seed + by_patient + random.normal(0, 1, (seeds, patients))
+        by_seed, by_patient = random.normal(0, of_seeds, (seeds, 1)), random.normal(0, of_patients, (1, patients))
+        differences = 0.7 + by_seed + by_patient + random.normal(0, both, (seeds, patients))
         own = generator(number)
         counts = patient_counts(range(patients), 400, own)
         samples = np.stack([weighted_mean(row, counts) for row in differences], 1)
-        low, high = interval((samples * seed_weights(seeds, 400, own)).sum(1))
+        error = standard_error((samples * seed_weights(seeds, 400, own)).sum(1))
+        found = differences.mean(1)
+        freedom = degrees_of_freedom(error, found.var(ddof=1) / seeds, seeds - 1, patients - 1)
+        low, high = t_interval(found.mean(), error, freedom)
         covered += low <= 0.7 <= high
-    assert 0.90 <= covered / simulations <= 0.98
+        rejected += t_test(found.mean() - 0.7, error, freedom) < 0.05
+    assert least <= covered / simulations <= 0.985
+    assert rejected == simulations - covered  # the test and the interval say the same
 
 
-def test_an_interval_holds_the_middle_of_the_draws():
-    draws = np.append(np.arange(1001.0), np.nan)
-    assert interval(draws) == pytest.approx((25, 975))
-    assert interval(draws, 0.5) == pytest.approx((250, 750))
-    assert np.isnan(interval(np.array([np.nan]))).all() and np.isnan(standard_error(np.array([1.0, np.nan])))
+def test_degrees_of_freedom_lie_between_those_of_seeds_and_patients():
+    assert degrees_of_freedom(0.1, 0.01, 4, 59) == pytest.approx(4)  # all of it from seeds
+    assert degrees_of_freedom(0.1, 0.0, 4, 59) == pytest.approx(59)
+    assert degrees_of_freedom(0.1, 0.005, 4, 59) == pytest.approx(0.01**2 / (0.005**2 / 4 + 0.005**2 / 59))
+    assert degrees_of_freedom(0.1, 0.02, 1, 0) == 1  # patients not resampled
+    assert degrees_of_freedom(0.1, 0.0, 0, 20) == pytest.approx(20)  # one seed
+    assert np.isnan([degrees_of_freedom(0.1, 0.0, 0, 0), degrees_of_freedom(0.0, 0.0, 4, 59)]).all()
+
+
+def test_t_tables():
+    assert t_interval(1.0, 0.5, 4) == pytest.approx((1 - 0.5 * 2.776, 1 + 0.5 * 2.776), abs=1e-3)
+    assert t_interval(0.0, 1.0, 1)[1] == pytest.approx(12.706, abs=1e-3)
+    assert t_interval(0.0, 1.0, 9, level=0.9)[1] == pytest.approx(1.833, abs=1e-3)
+    assert t_test(2.776, 1.0, 4) == t_test(-2.776, 1.0, 4) == pytest.approx(0.05, abs=1e-4)
+    assert t_test(0.0, 0.3, 4) == 1
+    nan = float("nan")
+    assert np.isnan([*t_interval(1.0, 0.5, nan), t_test(1.0, 0.5, nan), smallest_detectable(0.5, nan)]).all()
+
+
+def test_a_standard_error_leaves_out_what_is_not_defined():
+    assert np.isnan(standard_error(np.array([1.0, np.nan])))
+    assert standard_error(np.array([1.0, np.nan, 3.0])) == pytest.approx(np.sqrt(2))
 
 
 def test_the_smallest_detectable_difference_is_found_four_times_of_five():
-    assert smallest_detectable(1.0) == pytest.approx(2.802, abs=0.001)
-    assert smallest_detectable(0.01, power=0.9) == pytest.approx(0.03242, abs=1e-5)
-    observed = generator(5).normal(smallest_detectable(0.02), 0.02, 100_000)
+    assert smallest_detectable(1.0, 1e9) == pytest.approx(2.802, abs=0.001)
+    assert smallest_detectable(1.0, 4) == pytest.approx(2.776 + 0.941, abs=0.001)
+    assert smallest_detectable(0.01, 1e9, power=0.9) == pytest.approx(0.03242, abs=1e-5)
+    observed = generator(5).normal(smallest_detectable(0.02, 1e9), 0.02, 100_000)
     assert (np.abs(observed) > 1.96 * 0.02).mean() == pytest.approx(0.8, abs=0.01)
-
-
-def test_sign_flips_by_hand():
-    assert sign_flip_test(np.array([1.0, 2.0, 3.0]), generator()) == 2 / 8
-    assert sign_flip_test(np.array([1.0, 2.0, -3.0]), generator()) == 1
-    assert sign_flip_test(np.array([1.0, -2.0, 4.0]), generator()) == 6 / 8  # the sums are 7, 5, 3 and 1
-    assert sign_flip_test(np.array([0.1, np.nan, 0.2, 0.3]), generator()) == 2 / 8
-    assert np.isnan(sign_flip_test(np.array([np.nan]), generator()))
-
-
-def test_methods_that_are_the_same_have_a_p_of_one():
-    assert sign_flip_test(np.zeros(4), generator()) == 1
-    assert sign_flip_test(np.zeros(40), generator()) == 1
-
-
-def test_under_exchangeable_methods_sign_flips_reject_as_rarely_as_they_claim():
-    sizes = generator(6).uniform(0.1, 1, 7)
-    p_values = [sign_flip_test(sizes * signs, generator()) for signs in itertools.product((1, -1), repeat=7)]
-    for level in (0.05, 0.1, 0.3):
-        assert np.mean(np.array(p_values) <= level) <= level
-    assert min(p_values) == 2 / 2**7
-
-
-def test_many_pairs_are_flipped_at_random_with_the_same_result():
-    pairs = generator(7).normal(0.35, 1, 14)
-    signs = np.array(list(itertools.product((1, -1), repeat=14)))
-    exact = (np.abs(signs @ pairs) >= abs(pairs.sum()) - 1e-12).mean()
-    assert 0.01 < exact < 0.5
-    assert sign_flip_test(pairs, generator(8)) == pytest.approx(exact, abs=0.015)
-    assert sign_flip_test(pairs, generator(8)) == sign_flip_test(pairs, generator(8))
-    assert sign_flip_test(np.ones(60), generator()) == 1 / 10_001  # never 0
 
 
 def test_holm_by_hand():
