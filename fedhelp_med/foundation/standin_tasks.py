@@ -1,18 +1,19 @@
 """What a stand-in learns: the class of an image, or a class at each of its pixels."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from monai.losses import DiceCELoss
-from monai.metrics import compute_dice, compute_roc_auc
 from monai.networks.nets import BasicUNet, DenseNet
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from fedhelp_med.foundation.masks import read_mask
 from fedhelp_med.foundation.protocol import InputSpec, Kind
+from fedhelp_med.metrics import accuracy, auc, mean_dice, study_dice
 
 NORM = ("group", {"num_groups": 4})
 
@@ -82,12 +83,8 @@ class ClassTask(StandInTask):
 
     def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
         """Return accuracy and (macro-averaged) area under the ROC curve; None where a class has no image."""
-        classes = logits.shape[1]
-        accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
-        auc = None
-        if len(set(labels.tolist())) == classes:
-            auc = float(compute_roc_auc(logits.softmax(dim=1), one_hot(labels, classes), average="macro"))
-        return {"accuracy": accuracy, "auc": auc}
+        area = auc(logits, labels) if len(set(labels.tolist())) == logits.shape[1] else None
+        return {"accuracy": accuracy(logits, labels), "auc": area}
 
 
 class MaskTask(StandInTask):
@@ -122,11 +119,7 @@ class MaskTask(StandInTask):
         return loss
 
     def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
-        """Return pixel accuracy and the Dice coefficient, averaged over the images of each class but the first."""
-        classes = logits.shape[1]
-        predicted, expected = (
-            one_hot(indices.flatten(1), classes).movedim(-1, 1) for indices in (logits.argmax(1), labels)
-        )  # N, K, positions
-        dice = compute_dice(predicted, expected, include_background=False).nanmean()
-        accuracy = (logits.argmax(1) == labels[:, 0]).double().mean()
-        return {"accuracy": accuracy.item(), "dice_mean": None if dice.isnan() else dice.item()}
+        """Return pixel accuracy and the mean Dice coefficient of the classes but the first; None where none occurs."""
+        dice = mean_dice(study_dice(logits, labels))
+        pixels = (logits.argmax(1) == labels[:, 0]).double().mean().item()
+        return {"accuracy": pixels, "dice_mean": None if math.isnan(dice) else dice}

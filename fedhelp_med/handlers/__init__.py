@@ -1,21 +1,13 @@
 """Handlers: each adds one term to a trainer's loss; and the metrics of an evaluator."""
 
 from fedhelp_med.handlers.consensus import Messenger, PublicConsensus
-from fedhelp_med.handlers.dice import DICE_MEAN, StudyDice, dice_metrics, dice_names, study_dice
+from fedhelp_med.handlers.dice import DICE_MEAN, StudyDice, dice_metrics, dice_names
 from fedhelp_med.handlers.distillation import BackwardDistillation, ForwardDistillation, RankingDistillation
 from fedhelp_med.handlers.guidance import KNOWLEDGE, FoundationGuidance
 from fedhelp_med.handlers.image_weights import ClassBalance, ImageWeights, Nearness, nearness
 from fedhelp_med.handlers.learning_rate import CosineOverRounds
 from fedhelp_med.handlers.mean_loss import MeanLoss
-from fedhelp_med.handlers.metrics import (
-    SplitMetric,
-    accuracy,
-    auc,
-    balanced_accuracy,
-    class_sums,
-    logits_and_labels,
-    recognised,
-)
+from fedhelp_med.handlers.metrics import SplitMetric, logits_and_labels
 from fedhelp_med.handlers.proximal import ProximalTerm
 from fedhelp_med.handlers.schedule import (
     GATE,
@@ -58,16 +50,10 @@ __all__ = [
     "StudyResults",
     "UnlessShut",
     "WhileAhead",
-    "accuracy",
     "as_schedule",
-    "auc",
-    "balanced_accuracy",
     "class_probabilities",
-    "class_sums",
     "dice_metrics",
     "dice_names",
     "logits_and_labels",
     "nearness",
-    "recognised",
-    "study_dice",
 ]

@@ -16,6 +16,7 @@ from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.handlers import KNOWLEDGE
 from fedhelp_med.losses import as_categorical, public_loss
 from fedhelp_med.methods.base import CLASS_COUNTS, Server
+from fedhelp_med.metrics import chance_corrected, mean_recall
 
 Batches = Iterator[dict[str, Any]]
 Target = Callable[[Tensor, Tensor | None], Tensor | None]
@@ -62,7 +63,7 @@ def zero_shot_gate(server: Server, threshold: float) -> bool:
     counts = server.count_recognised()
     if not counts:
         raise FedHelpError("zero-shot gate: no site could count what it recognises; see events.jsonl")
-    score = chance_corrected(counts)
+    score = pooled_score(counts)
     is_open = score > threshold
     server.signals[CLASS_COUNTS] = [
         sum(present for _, present in of_class) for of_class in zip(*counts.values(), strict=True)
@@ -71,15 +72,15 @@ def zero_shot_gate(server: Server, threshold: float) -> bool:
     return is_open
 
 
-def chance_corrected(counts: Mapping[str, list[tuple[int, int]]]) -> float:
-    """Return (balanced accuracy - 1/K) / (1 - 1/K) over all sites' images pooled; 0 is chance, 1 perfect."""
-    if not counts:
-        return 0.0
-    classes = len(next(iter(counts.values())))
-    totals = [[sum(site[k][part] for site in counts.values()) for part in (0, 1)] for k in range(classes)]
-    recalls = [recognised / present for recognised, present in totals if present]
-    chance = 1 / classes
-    return (sum(recalls) / len(recalls) - chance) / (1 - chance) if recalls else 0.0
+def pooled_score(counts: Mapping[str, list[tuple[int, int]]]) -> float:
+    """Return (balanced accuracy - 1/K) / (1 - 1/K) over all sites' images pooled; 0 is chance, 1 perfect.
+
+    Args:
+        counts: by site, of each class the recognised and the present images. Without an image the score is 0.
+    """
+    by_class = zip(*counts.values(), strict=True)
+    totals = [(sum(right for right, _ in sites), sum(present for _, present in sites)) for sites in by_class]
+    return chance_corrected(mean_recall(totals), len(totals)) if any(present for _, present in totals) else 0.0
 
 
 def distil_updates(server: Server, steps: int, learning_rate: float, use_knowledge: bool = True) -> None:

@@ -17,10 +17,10 @@ from fedhelp_med.handlers import GATE, KNOWLEDGE
 from fedhelp_med.methods import create_method
 from fedhelp_med.methods.base import CLASS_COUNTS
 from fedhelp_med.methods.server_steps import (
-    chance_corrected,
     distil_updates,
     knows_the_task,
     overtaken,
+    pooled_score,
     warm_start,
     zero_shot_gate,
 )
@@ -87,7 +87,7 @@ def snapshot(server: OnlyServer) -> dict[str, Tensor]:
 
 def test_the_score_by_hand() -> None:
     # Class 0: 9 of 10, class 1: 1 + 9 of 1 + 10; mean (0.9 + 10/11) / 2, of which one half is chance
-    assert chance_corrected(GOOD) == pytest.approx(((0.9 + 10 / 11) / 2 - 0.5) / 0.5)
+    assert pooled_score(GOOD) == pytest.approx(((0.9 + 10 / 11) / 2 - 0.5) / 0.5)
 
 
 @pytest.mark.parametrize(
@@ -104,21 +104,21 @@ def test_the_score_by_hand() -> None:
     ],
 )
 def test_scores(counts: Counts, score: float) -> None:
-    assert chance_corrected(counts) == pytest.approx(score)
+    assert pooled_score(counts) == pytest.approx(score)
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=2), min_size=1))
 @settings(deadline=None)
 def test_the_score_is_bounded_and_does_not_depend_on_how_images_are_spread(sites: list[Any]) -> None:
     counts = {str(n): [(right, right + wrong) for right, wrong in site] for n, site in enumerate(sites)}
-    score = chance_corrected(counts)
+    score = pooled_score(counts)
     assert -1 <= score <= 1
     pooled = [tuple(sum(site[k][part] for site in counts.values()) for part in (0, 1)) for k in (0, 1)]
-    assert chance_corrected({"all": pooled}) == pytest.approx(score)
+    assert pooled_score({"all": pooled}) == pytest.approx(score)
 
 
 def test_the_gate_opens_above_its_threshold_only() -> None:
-    server, score = OnlyServer([], GOOD), chance_corrected(GOOD)
+    server, score = OnlyServer([], GOOD), pooled_score(GOOD)
     assert zero_shot_gate(server, score - 0.01)
     assert not zero_shot_gate(server, score)
     assert server.signals == {CLASS_COUNTS: [10, 11]}  # what there is, recognised or not
