@@ -11,7 +11,7 @@ from monai.networks.nets import BasicUNet, DenseNet
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedhelp_med.foundation.masks import read_mask
+from fedhelp_med.foundation.masks import mask_of_size
 from fedhelp_med.foundation.protocol import InputSpec, Kind
 from fedhelp_med.metrics import accuracy, auc, mean_dice, study_dice
 
@@ -106,7 +106,7 @@ class MaskTask(StandInTask):
         Raises:
             InputError: for a mask that cannot be read, has several channels, or holds other values than the classes.
         """
-        return torch.stack([read_mask(entry["label"], spec.size, classes) for entry in entries])[:, None]
+        return torch.stack([mask_of_size(entry["label"], spec.size, classes) for entry in entries])[:, None]
 
     def network(self, channels: int, classes: int) -> nn.Module:
         """Return a UNet of about 460,000 parameters."""
