@@ -81,8 +81,9 @@ def find_studies(source: Path, unpack_to: Path | None = None) -> tuple[list[Stud
         InputError: the source does not exist, or is a zip and there is no ``unpack_to``.
 
     Example:
-        >>> studies, rejected = find_studies(Path("examination"))  # doctest: +SKIP
-        >>> LoadStudy()(studies[0].files)  # doctest: +SKIP
+        >>> studies, rejected = find_studies(Path("examination"))
+        >>> [(study.kind, study.modality, len(study.files)) for study in studies], rejected
+        ([('dicom', 'MR', 5)], [])
     """
     found = discover(source, unpack_to)
     labels = [Rejected(label.path, "a label (DICOM SEG or RTSTRUCT), not an image") for label in found.labels]
