@@ -54,7 +54,6 @@ class FoundationGuidance(LossTerm):
         label_loss: the supervised loss on public labels (``B``, or masks ``B, 1, spatial``); by default cross-entropy,
             averaged over images and positions.
         kind: of F's knowledge.
-        embedding_loss: ``cosine`` or ``mse``.
         trust: a factor of lambda: how good F is known to be.
         weights: of the public images: ``equal``, ``class`` or ``nearness``. ``class`` takes a torch loader of a MONAI
             dataset, whose items it counts.
@@ -80,7 +79,6 @@ class FoundationGuidance(LossTerm):
         project: bool = False,
         label_loss: nn.Module | None = None,
         kind: Literal["logits", "mask logits", "embedding"] = "logits",
-        embedding_loss: Literal["cosine", "mse"] = "cosine",
         trust: float = 1.0,
         weights: Literal["equal", "class", "nearness"] = "equal",
     ) -> None:
@@ -95,7 +93,7 @@ class FoundationGuidance(LossTerm):
         self.head_name = head
         self.knowledge_weight = trust * knowledge_weight
         self.distillation: nn.Module = (
-            EmbeddingDistillationLoss(embedding_loss) if self.is_embedding else ForwardDistillationLoss(temperature)
+            EmbeddingDistillationLoss() if self.is_embedding else ForwardDistillationLoss(temperature)
         )
         self.project = project
         self.label_loss = label_loss

@@ -1,8 +1,5 @@
 """Local training from public knowledge: distillation without a federation, the rival that shares nothing."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 from pydantic import Field
 
 from fedhelp_med.handlers import PublicWarmStart
@@ -29,7 +26,6 @@ class LocalPublic(Local):
 
     name = "local-public"
     settings_type = LocalPublicSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "recommended": {}}
     settings: LocalPublicSettings
 
     def plan(self, role: Role) -> RolePlan:
