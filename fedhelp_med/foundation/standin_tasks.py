@@ -7,15 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 from monai.losses import DiceCELoss
-from monai.networks.nets import BasicUNet, DenseNet
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedhelp_med.foundation.masks import mask_of_size
 from fedhelp_med.foundation.protocol import InputSpec, Kind
 from fedhelp_med.metrics import accuracy, auc, mean_dice, study_dice
-
-NORM = ("group", {"num_groups": 4})
+from fedhelp_med.networks import large_classifier, large_segmenter
 
 
 class StandInTask(ABC):
@@ -65,17 +63,8 @@ class ClassTask(StandInTask):
         return torch.tensor([entry["label"] for entry in entries])
 
     def network(self, channels: int, classes: int) -> nn.Module:
-        """Return a DenseNet of about 180,000 parameters."""
-        network: nn.Module = DenseNet(
-            spatial_dims=2,
-            in_channels=channels,
-            out_channels=classes,
-            init_features=32,
-            growth_rate=16,
-            block_config=(4, 4, 4),
-            norm=NORM,
-        )
-        return network
+        """Return the DenseNet of a large site."""
+        return large_classifier(2, channels, classes)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy."""
@@ -109,9 +98,8 @@ class MaskTask(StandInTask):
         return torch.stack([mask_of_size(entry["label"], spec.size, classes) for entry in entries])[:, None]
 
     def network(self, channels: int, classes: int) -> nn.Module:
-        """Return a UNet of about 460,000 parameters."""
-        network: nn.Module = BasicUNet(2, channels, classes, features=(16, 24, 48, 64, 96, 16), norm=NORM)
-        return network
+        """Return the UNet of a large site."""
+        return large_segmenter(2, channels, classes)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return Dice loss plus cross-entropy."""
