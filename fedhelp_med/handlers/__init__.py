@@ -9,6 +9,7 @@ from fedhelp_med.handlers.learning_rate import CosineOverRounds
 from fedhelp_med.handlers.mean_loss import MeanLoss
 from fedhelp_med.handlers.metrics import SplitMetric, logits_and_labels
 from fedhelp_med.handlers.proximal import ProximalTerm
+from fedhelp_med.handlers.public_training import train_on_public
 from fedhelp_med.handlers.schedule import (
     GATE,
     Constant,
@@ -52,4 +53,5 @@ __all__ = [
     "dice_names",
     "logits_and_labels",
     "nearness",
+    "train_on_public",
 ]

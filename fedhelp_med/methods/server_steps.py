@@ -4,23 +4,17 @@ None of it costs a clinic anything: the server has the public set, and no privat
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from statistics import fmean, stdev
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedhelp_med.common.errors import FedHelpError
-from fedhelp_med.handlers import KNOWLEDGE
-from fedhelp_med.losses import as_categorical, public_loss
+from fedhelp_med.handlers import train_on_public
+from fedhelp_med.losses import as_categorical
 from fedhelp_med.methods.base import CLASS_COUNTS, Server
 from fedhelp_med.metrics import chance_corrected, mean_recall
-
-Batches = Iterator[dict[str, Any]]
-Target = Callable[[Tensor, Tensor | None], Tensor | None]
-"""Maps public images and the foundation model's logits to the teacher's logits."""
 
 
 def knows_the_task(server: Server, labels_only: bool = False) -> bool:
@@ -44,8 +38,7 @@ def warm_start(server: Server, steps: int, learning_rate: float = 1e-3, knowledg
     """
     knowledge_weight *= trust(server)
     network = server.network()
-    batches = server.public_batches("warm start")
-    _train(network, batches, steps, learning_rate, lambda image, knowledge: knowledge, weight=knowledge_weight)
+    train_on_public(network, server.public_batches("warm start"), steps, learning_rate, weight=knowledge_weight)
     server.weights = _state(network, server.weights)
     server.record("warm_start", steps=steps, model=server.knowledge.model_name)
 
@@ -102,7 +95,8 @@ def distil_updates(server: Server, steps: int, learning_rate: float, use_knowled
         return mean.clamp_min(1e-12).log()
 
     network = server.network()
-    _train(network, server.public_batches("distillation"), steps, learning_rate, target, decay=False, labels=False)
+    batches = server.public_batches("distillation")
+    train_on_public(network, batches, steps, learning_rate, target=target, labels=False, decay=False)
     server.weights = _state(network, server.weights)
 
 
@@ -121,30 +115,6 @@ def overtaken(server: Server) -> int | None:
         if len(gains) > 1 and fmean(gains) > stdev(gains) / math.sqrt(len(gains)):
             return number
     return None
-
-
-def _train(
-    network: nn.Module,
-    batches: Batches,
-    steps: int,
-    learning_rate: float,
-    target: Target,
-    decay: bool = True,
-    labels: bool = True,
-    weight: float = 1.0,
-) -> None:
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=1e-4)
-    network.train()
-    for step, batch in enumerate(islice(batches, steps)):
-        if decay:
-            optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-        image = torch.as_tensor(batch["image"])
-        knowledge = torch.as_tensor(batch[KNOWLEDGE]) if KNOWLEDGE in batch and weight else None
-        expected = torch.as_tensor(batch["label"]) if labels and "label" in batch else None
-        loss = public_loss(network(image), target(image, knowledge), expected, weight)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
 
 
 def _state(network: nn.Module, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

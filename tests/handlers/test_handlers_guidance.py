@@ -270,7 +270,7 @@ def test_it_takes_a_torch_loader() -> None:
 
 def test_a_public_batch_with_nothing_to_learn_from_is_refused() -> None:
     trainer, _ = guided(Toy(), make_batches(), [public()], "head", CHANNELS)
-    with pytest.raises(InputError, match="neither a label nor the foundation model's knowledge"):
+    with pytest.raises(InputError, match="neither a label nor an answer of the foundation model"):
         trainer.run()
 
 
