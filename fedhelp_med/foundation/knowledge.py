@@ -90,6 +90,13 @@ class PublicKnowledge:
         self.channels, *spatial = map(int, answer_shape)
         self.spatial_size = tuple(spatial) or None
 
+    def speaks_of(self, classes: Sequence[str]) -> bool:
+        """Whether what is known is of these classes: the same names in the same order, in any case of letters.
+
+        An embedding has no classes, and speaks of none.
+        """
+        return [name.lower() for name in self.classes] == [name.lower() for name in classes]
+
 
 def _item(entry: Mapping[str, Any]) -> dict[str, Any]:
     item = {"image": str(entry["image"])}

@@ -33,8 +33,7 @@ class LocalPublic(Local):
         alone = super().plan(role)
         start = handler(
             PublicWarmStart,
-            _disabled_="$@public_datalist is None or [*map(str.lower, @public#knowledge.classes)] != "
-            "[*map(str.lower, @class_names)]",
+            _disabled_="$@public_datalist is None or not @public#knowledge.speaks_of(@class_names)",
             public_loader="@public#dataloader",
             steps=self.settings.warm_start,
             network="network",

@@ -22,7 +22,7 @@ def knows_the_task(server: Server, labels_only: bool = False) -> bool:
     knowledge = server.knowledge
     if knowledge is None or (labels_only and "label" not in knowledge.items[0]):
         return False
-    return [name.lower() for name in knowledge.classes] == [name.lower() for name in server.classes]
+    return bool(knowledge.speaks_of(server.classes))
 
 
 def trust(server: Server) -> float:

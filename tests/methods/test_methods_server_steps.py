@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from methods_plans import Known
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
@@ -36,9 +37,7 @@ class OnlyServer:
     def __init__(self, batches: list[dict[str, Tensor]], counts: Counts | None = None, channels: int = 2) -> None:
         self.round, self.rounds = 0, 4
         self.classes = ("Healthy", "Lesion")
-        self.knowledge: Any = SimpleNamespace(
-            classes=("healthy", "lesion"), model_name="stand-in 1", items=batches or [{}]
-        )
+        self.knowledge: Any = Known(classes=("healthy", "lesion"), model_name="stand-in 1", items=batches or [{}])
         self.signals: dict[str, Any] = {}
         self.updates: dict[str, Mapping[str, Tensor]] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
