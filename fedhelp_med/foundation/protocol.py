@@ -15,7 +15,7 @@ import numpy as np
 from monai.transforms import EnsureChannelFirst, Resize
 from numpy.typing import NDArray
 
-from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.common.errors import FedHelpError, InputError, first_line
 from fedhelp_med.data.describe import describe_image
 from fedhelp_med.transforms import LoadStudy, ToChannels
 
@@ -244,11 +244,6 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
 def read_image(path: str | Path, spatial_dims: int) -> Array:
     """Read an image as float32 `C, H, W[, D]`."""
     channel_dim = describe_image(Path(path), spatial_dims).channel_dim
@@ -276,4 +271,4 @@ def _load(path: str | Path) -> Any:
     try:
         return LoadStudy()(path)
     except Exception as error:  # readers raise whatever their libraries raise
-        raise InputError(f"the image {path} cannot be read: {_first_line(error)}") from error
+        raise InputError(f"the image {path} cannot be read: {first_line(error)}") from error
