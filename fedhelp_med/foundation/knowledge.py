@@ -27,10 +27,10 @@ class PublicKnowledge:
 
     Attributes:
         items: MONAI items ``{"image": path, "label": ..., "knowledge": float32 array}``. ``label`` is there if the
-            datalist has labels, ``knowledge`` (`K` or `K, H, W[, D]`) if there is a ledger.
+            datalist has labels, ``knowledge`` (`K` or `K, W, H[, D]`) if there is a ledger.
         channels: K, the classes of the model, else of the public labels.
         classes: their names.
-        spatial_size: `H, W[, D]` of the answers, to which the public images have to be resized; None without a ledger
+        spatial_size: `W, H[, D]` of the answers, to which the public images have to be resized; None without a ledger
             or where an answer is one vector per image.
         model_name: name and version of the model, None without a ledger.
         kind: what an answer is; an ``embedding`` has no classes.

@@ -191,7 +191,7 @@ class Ledger(Storage):
             self._complete(write, call, "failed", error, seconds, attempts)
 
     def answers(self, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return the answers, read-only arrays `K` or `K, H, W[, D]`, in the order of ``keys``.
+        """Return the answers, read-only arrays `K` or `K, W, H[, D]`, in the order of ``keys``.
 
         Raises:
             FedHelpError: if a key has no answer, or an answer is not what was stored.

@@ -25,7 +25,7 @@ class LocalFoundationModel:
     """A module of this process as a foundation model.
 
     Args:
-        module: takes float32 `B, C, H, W[, D]` and gives logits or an embedding. It is set to evaluation mode.
+        module: takes float32 `B, C, W, H[, D]` and gives logits or an embedding. It is set to evaluation mode.
         name: the model's name.
         version: its version; other weights must have another one.
         classes: its classes, in the order of the channels of its answer.
@@ -63,7 +63,7 @@ class LocalFoundationModel:
         self.module = module.to(self.device).eval()
 
     def predict(self, batch: Array) -> Array:
-        """Answer a batch, float32 `B, C, H, W[, D]`, with float32 `B, K[, H, W[, D]]`.
+        """Answer a batch, float32 `B, C, W, H[, D]`, with float32 `B, K[, W, H[, D]]`.
 
         Raises:
             FedHelpError: if the batch has another shape than the input, or the module fails or gives no tensor.

@@ -12,11 +12,11 @@ from fedhelp_med.data.labels_masks import read_mask
 
 
 def mask_of_size(path: str | Path, size: Sequence[int], classes: int) -> Tensor:
-    """Read a mask as class indices, int64 ``H, W[, D]``, resized to the nearest pixel.
+    """Read a mask as class indices, int64 ``W, H[, D]``, resized to the nearest pixel.
 
     Args:
         path: of the mask.
-        size: ``H, W[, D]``, in the axis order of images.
+        size: ``W, H[, D]``, columns first as of images.
         classes: how many there are.
 
     Raises:

@@ -110,7 +110,7 @@ class InputSpec:
             path: an image file.
 
         Returns:
-            float32 array `C, H, W[, D]`.
+            float32 array `C, W, H[, D]`.
 
         Raises:
             InputError: if the file cannot be read, or a pixel is not a finite number.
@@ -121,7 +121,7 @@ class InputSpec:
         """Make an image that was read what the model takes; see :meth:`preprocess`.
 
         Args:
-            pixels: float32 `C, H, W[, D]`, of any size.
+            pixels: float32 `C, W, H[, D]`, of any size.
         """
         image = ToChannels(self.channels)(pixels)
         shrunk = tuple(min(have, want) for have, want in zip(image.shape[1:], self.size, strict=True))
@@ -164,7 +164,7 @@ class Described(Protocol):
 class FoundationModel(Described, Protocol):
     """A model that is asked once for its knowledge of each public image.
 
-    Its knowledge is of one ``kind``: ``logits`` (`B, K`), ``mask logits`` (`B, K, H, W[, D]`), both with one
+    Its knowledge is of one ``kind``: ``logits`` (`B, K`), ``mask logits`` (`B, K, W, H[, D]`), both with one
     channel per class in the order of ``classes``, or an ``embedding`` (`B, K`).
     """
 
@@ -172,10 +172,10 @@ class FoundationModel(Described, Protocol):
         """Answer a batch of preprocessed images.
 
         Args:
-            batch: float32 `B, C, H, W[, D]`, as :meth:`InputSpec.preprocess` makes them.
+            batch: float32 `B, C, W, H[, D]`, as :meth:`InputSpec.preprocess` makes them.
 
         Returns:
-            float32 `B, K` or `B, K, H, W[, D]`.
+            float32 `B, K` or `B, K, W, H[, D]`.
         """
 
 
@@ -245,7 +245,15 @@ def _is_count(value: object) -> bool:
 
 
 def read_image(path: str | Path, spatial_dims: int) -> Array:
-    """Read an image as float32 `C, H, W[, D]`."""
+    """Read an image as float32 `C, W, H[, D]`: columns first, as :class:`InputSpec` has it.
+
+    Args:
+        path: an image file of any kind that :class:`fedhelp_med.transforms.LoadStudy` reads.
+        spatial_dims: 2 or 3; for 2 the slices of a volume are its channels.
+
+    Raises:
+        InputError: if the file cannot be read, has more or fewer axes, or a pixel that is not finite.
+    """
     channel_dim = describe_image(Path(path), spatial_dims).channel_dim
     pixels = np.asarray(EnsureChannelFirst(channel_dim=channel_dim)(_load(path)), dtype=np.float32)
     if pixels.ndim != 1 + spatial_dims:

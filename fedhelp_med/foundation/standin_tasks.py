@@ -77,7 +77,7 @@ class ClassTask(StandInTask):
 
 
 class MaskTask(StandInTask):
-    """Labels are masks, ``N, 1, H, W``; answers are ``B, K, H, W``."""
+    """Labels are masks, ``N, 1, W, H``; answers are ``B, K, W, H``."""
 
     kind = "mask logits"
     what = "mask"
@@ -90,7 +90,7 @@ class MaskTask(StandInTask):
         return isinstance(label, str)
 
     def labels(self, entries: Sequence[Any], spec: InputSpec, classes: int) -> Tensor:
-        """Return ``N, 1, H, W`` indices, resized to the nearest pixel.
+        """Return ``N, 1, W, H`` indices, resized to the nearest pixel.
 
         Raises:
             InputError: for a mask that cannot be read, has several channels, or holds other values than the classes.

@@ -1,4 +1,9 @@
-"""Handlers: each adds one term to a trainer's loss; and the metrics of an evaluator."""
+"""Handlers: what a method adds to a trainer, and what an evaluator tells.
+
+Most add one term to a loss (:class:`LossTerm`), with a weight that may follow a schedule. Others act before the private
+data are seen (:class:`PublicWarmStart`, :class:`PublicConsensus`), set learning rates (:class:`CosineOverRounds`), or
+collect metrics and the results of single studies.
+"""
 
 from fedhelp_med.handlers.consensus import Messenger, PublicConsensus
 from fedhelp_med.handlers.dice import DICE_MEAN, StudyDice, dice_metrics, dice_names
