@@ -1,7 +1,8 @@
 """FedHelp for medical imaging: federated learning in which small and large sites teach each other.
 
-The rooms of the package, bottom up (an import goes downward only): ``common``, ``losses``, ``networks``,
-``data``, ``foundation``, ``engines`` and ``handlers``, ``methods``, ``federation``, ``report`` and ``cli``.
+The rooms of the package, bottom up (an import goes downward only): ``common``, ``losses``, ``metrics``, ``networks``,
+``transforms``, ``data``, ``foundation``, ``engines``, ``handlers``, ``methods``, ``federation``, ``export``,
+``report``, ``prediction`` and ``cli``.
 
 Nothing is imported here, so that ``fedhelp --help`` does not pay for torch.
 """

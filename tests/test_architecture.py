@@ -14,6 +14,7 @@ ROOT = Path(fedhelp_med.__file__).parent
 ROOMS = [
     "common",
     "losses",
+    "metrics",
     "networks",
     "transforms",
     "data",
@@ -29,7 +30,7 @@ ROOMS = [
 ]
 """From the bottom up: a room imports itself and the rooms before it."""
 
-LIGHT = ("common", "losses", "networks", "engines", "handlers")
+LIGHT = ("common", "losses", "metrics", "networks", "engines", "handlers")
 """What runs wherever a bundle is trained or served, MONAI Label's environment included."""
 
 
@@ -69,7 +70,9 @@ def test_imports_go_downward_only(room: str) -> None:
 
 @pytest.mark.parametrize("room", LIGHT)
 def test_the_light_rooms_need_only_torch_monai_and_ignite(room: str) -> None:
-    third_party = {"torch", "monai", "ignite"} | ({"numpy"} if room == "common" else set())  # which torch has anyway
+    third_party = {"torch", "monai", "ignite"} | (
+        {"numpy"} if room in ("common", "metrics") else set()
+    )  # which torch has anyway
     for path in modules(room):
         outside = {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - {"fedhelp_med"}
         assert outside <= third_party, path

@@ -13,7 +13,7 @@ import pydicom
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from fedhelp_med.transforms.errors import ImageError, NotAnImageError, first_line
+from fedhelp_med.transforms.errors import ImageError, NotAnImageError, reader_reason
 
 HEADER = [Tag(keyword) for keyword in (
     "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "StudyInstanceUID", "SeriesInstanceUID",
@@ -142,9 +142,9 @@ def readable(path: Path) -> Iterator[None]:
     except ImageError:
         raise
     except OSError as error:
-        raise ImageError(path, f"cannot be opened ({error.strerror or first_line(error)}); check it") from None
+        raise ImageError(path, f"cannot be opened ({error.strerror or reader_reason(error)}); check it") from None
     except Exception as error:
-        raise ImageError(path, f"cannot be read as DICOM ({first_line(error)}); export it again") from None
+        raise ImageError(path, f"cannot be read as DICOM ({reader_reason(error)}); export it again") from None
 
 
 def read_header(path: Path) -> Any:

@@ -9,7 +9,7 @@ import pydicom
 
 from fedhelp_med.transforms.dicom_file import DicomFile, quiet, read_dataset
 from fedhelp_med.transforms.dicom_geometry import Frame
-from fedhelp_med.transforms.errors import ImageError, first_line
+from fedhelp_med.transforms.errors import ImageError, reader_reason
 
 Array = npt.NDArray[Any]
 Values = npt.NDArray[np.float32]
@@ -73,7 +73,7 @@ def decode(file: DicomFile) -> Array:
                 pixels, _ = decoder.as_array(dataset, decoding_plugin=plugin)
             return pixels.reshape(file.frames, file.size[1], file.size[0], *pixels.shape[pixels.ndim - _tail(file) :])
         except Exception as error:  # decoders raise whatever their libraries raise
-            reasons.append(f"{plugin or 'pydicom'}: {first_line(error)}")
+            reasons.append(f"{plugin or 'pydicom'}: {reader_reason(error)}")
     if not plugins:
         raise ImageError(
             file.path, f"no decoder for {syntax.name} here; pip install 'fedhelp-med[dicom]', or export it uncompressed"
@@ -112,7 +112,7 @@ def colour_values(stored: Array, file: DicomFile) -> Values:
             stored = apply_color_lut(stored, file.header)
         except Exception as error:  # pydicom raises whatever a damaged table leads to
             raise ImageError(
-                file.path, f"its colour palette cannot be used ({first_line(error)}); export it again"
+                file.path, f"its colour palette cannot be used ({reader_reason(error)}); export it again"
             ) from None
     return stored.astype(np.float32)
 
@@ -166,7 +166,7 @@ def _by_simpleitk(file: DicomFile, dataset: Any) -> Array:
         pixels = SimpleITK.GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
         raise ImageError(
-            file.path, f"its 12-bit JPEG pixel data cannot be decoded ({first_line(error)}); export it again"
+            file.path, f"its 12-bit JPEG pixel data cannot be decoded ({reader_reason(error)}); export it again"
         ) from None
     slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
     stored: Array = np.rint((pixels.astype(np.float64) - intercept) / slope).astype(np.int32)

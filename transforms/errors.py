@@ -27,8 +27,8 @@ class NotAnImageError(ImageError):
     """A file of another purpose: nothing is wrong with it."""
 
 
-def first_line(error: BaseException) -> str:
-    """Return a library's error as one short line."""
+def reader_reason(error: BaseException) -> str:
+    """Return a reader's error as one short line; of a chain that ITK or pydicom tells, its last line, the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     chained = bool(lines) and lines[0].startswith(("Exception thrown", "Unable to decode as exceptions"))
     text = lines[-1] if chained else (lines or [type(error).__name__])[0]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from fedhelp_med.transforms.dicom_geometry import TO_RAS
 from fedhelp_med.transforms.dicom_series import ImageData
-from fedhelp_med.transforms.errors import ImageError, NotAnImageError, first_line
+from fedhelp_med.transforms.errors import ImageError, NotAnImageError, reader_reason
 from fedhelp_med.transforms.sniff import head_of
 
 MAXIMUM_PIXELS = 2**28  # of a picture: more is taken for a decompression bomb
@@ -37,7 +37,7 @@ def open_nifti(path: Path) -> Any:
         image = _open_nifti(path)
         shape, affine = image.shape, np.asarray(image.affine, dtype=np.float64)
     except (*FAULTS, ImageFileError, HeaderDataError) as error:
-        raise ImageError(path, f"its NIfTI header cannot be read ({first_line(error)}); export it again") from None
+        raise ImageError(path, f"its NIfTI header cannot be read ({reader_reason(error)}); export it again") from None
     if not shape or min(shape) < 1:
         raise ImageError(path, f"its NIfTI header gives the shape {tuple(shape)}; export it again")
     if 3000 <= int(image.header["intent_code"]) < 3100:
@@ -72,7 +72,7 @@ def read_nifti(path: Path) -> ImageData:
     try:
         stored = np.asanyarray(image.dataobj)
     except (*FAULTS, ImageFileError) as error:
-        raise ImageError(path, f"its voxels cannot be read ({first_line(error)}); copy it again") from None
+        raise ImageError(path, f"its voxels cannot be read ({reader_reason(error)}); copy it again") from None
     stored = stored.reshape(nifti_shape(image))
     if stored.dtype.names:  # RGB, RGBA
         stored = np.stack([stored[name] for name in stored.dtype.names], axis=-1)
@@ -129,7 +129,7 @@ def open_picture(path: Path) -> Any:
     try:
         picture = Image.open(path, formats=PICTURE_FORMATS)
     except (*FAULTS, Image.DecompressionBombError) as error:
-        raise ImageError(path, f"cannot be read as a picture ({first_line(error)}); save it again") from None
+        raise ImageError(path, f"cannot be read as a picture ({reader_reason(error)}); save it again") from None
     if picture.width * picture.height > MAXIMUM_PIXELS:
         picture.close()
         raise ImageError(path, f"{picture.width} x {picture.height} pixels are more than {MAXIMUM_PIXELS}; cut it")
@@ -150,7 +150,7 @@ def read_picture(path: Path, *, indices: bool = False) -> ImageData:
         try:
             pixels = np.asarray(picture if indices else _without_palette(picture))
         except (*FAULTS, Image.DecompressionBombError) as error:
-            raise ImageError(path, f"its pixels cannot be read ({first_line(error)}); save it again") from None
+            raise ImageError(path, f"its pixels cannot be read ({reader_reason(error)}); save it again") from None
     array = np.ascontiguousarray(np.moveaxis(pixels, 0, 1), dtype=np.float32)
     return ImageData(array, np.eye(4), array.ndim > 2)
 
@@ -165,7 +165,7 @@ def picture_shape(path: Path) -> tuple[int, ...]:
         try:
             bands = len((_without_palette(picture) if picture.mode == "P" else picture).getbands())
         except (*FAULTS, Image.DecompressionBombError) as error:
-            raise ImageError(path, f"its pixels cannot be read ({first_line(error)}); save it again") from None
+            raise ImageError(path, f"its pixels cannot be read ({reader_reason(error)}); save it again") from None
         return (*picture.size, bands) if bands > 1 else tuple(picture.size)
 
 
@@ -178,7 +178,7 @@ def read_numpy(path: Path) -> ImageData:
     try:
         array = np.load(path, allow_pickle=False)
     except FAULTS as error:
-        raise ImageError(path, f"cannot be read as a NumPy array ({first_line(error)}); save it again") from None
+        raise ImageError(path, f"cannot be read as a NumPy array ({reader_reason(error)}); save it again") from None
     return ImageData(np.ascontiguousarray(array, dtype=np.float32), np.eye(4), False)
 
 
@@ -221,4 +221,4 @@ def _itk_affine(image: Any) -> npt.NDArray[np.float64]:
 def _itk(error: RuntimeError) -> str:
     """The telling end of ITK's message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return first_line(RuntimeError(lines[-1].split("ERROR:")[-1].strip() if lines else "damaged"))
+    return reader_reason(RuntimeError(lines[-1].split("ERROR:")[-1].strip() if lines else "damaged"))

@@ -100,8 +100,9 @@ class LoadStudy(Transform):  # type: ignore[misc]  # monai is untyped here
         ImageError: the image cannot be read, or is not one image; the message says why.
 
     Example:
-        >>> image = LoadStudy()("series-folder")  # doctest: +SKIP
-        >>> image.shape, image.affine  # doctest: +SKIP
+        >>> image = LoadStudy()("examination/series-folder")
+        >>> image.shape, image.affine.shape
+        (torch.Size([7, 6, 5]), torch.Size([4, 4]))
     """
 
     def __init__(

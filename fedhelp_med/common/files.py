@@ -71,6 +71,16 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def check_empty(out: Path) -> None:
+    """Refuse a folder for results that holds something.
+
+    Raises:
+        InputError: ``out`` is a file or not empty.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not empty; choose another --out")
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes that ask for it out of ``folder``, which is made; the end of the process ends it as well.

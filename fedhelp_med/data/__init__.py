@@ -2,7 +2,7 @@
 
 from fedhelp_med.data.bloodcells import make_blood_cell_sites
 from fedhelp_med.data.datalist import Datalist, read_datalist, write_datalist
-from fedhelp_med.data.demo import DemoData, DemoSite
+from fedhelp_med.data.demo import DemoData
 from fedhelp_med.data.describe import ImageDescription, describe_image
 from fedhelp_med.data.icbm import make_icbm_sites
 from fedhelp_med.data.medmnist import make_medmnist_sites
@@ -12,7 +12,6 @@ from fedhelp_med.data.tissue import make_tissue_sites
 __all__ = [
     "Datalist",
     "DemoData",
-    "DemoSite",
     "ImageDescription",
     "describe_image",
     "make_blood_cell_sites",

@@ -16,7 +16,7 @@ from fedhelp_med.data.datalist import SPLITS, read_datalist
 from fedhelp_med.data.labels_masks import read_mask
 from fedhelp_med.transforms import ImageError, mask_fits, read_image
 from fedhelp_med.transforms.dicom_series import ImageData
-from fedhelp_med.transforms.errors import first_line
+from fedhelp_med.transforms.errors import reader_reason
 
 ERROR, WARNING = "error", "warning"
 APART = 1.0  # mm between the corners of an image and of its mask
@@ -175,7 +175,7 @@ def _check_item(site: SiteCheck, split: str, item: Mapping[str, Any], viewer: Vi
         _add(site, "unreadable", path, error.reason)
         return
     except Exception as error:  # a library fell over damage that nobody foresaw
-        _add(site, "unreadable", path, f"cannot be read ({first_line(error)}); export it again")
+        _add(site, "unreadable", path, f"cannot be read ({reader_reason(error)}); export it again")
         return
     values = np.asarray(data.array)
     if not np.isfinite(values).all():

@@ -57,7 +57,7 @@ def masks_by_pattern(pattern: str, studies: Sequence[Study], root: Path) -> Mask
         root: the scanned folder.
     """
     known = {study.files[0].resolve(): study for study in studies if len(study.files) == 1}
-    mask_like = {path for path in known if _looks_like_a_mask(path, pattern, root)}
+    mask_like = {path for path in known if _looks_like_a_mask(path, pattern)}
     result = Masked()
     used: set[Path] = set()
     for study in studies:
@@ -104,7 +104,7 @@ def shape_fault(image: Path | Sequence[Path], mask: Path) -> str | None:
     return f"its mask {mask.name} has the shape {tuple(own)}, the image {tuple(shape)}; make them the same"
 
 
-def _looks_like_a_mask(path: Path, pattern: str, root: Path) -> bool:
+def _looks_like_a_mask(path: Path, pattern: str) -> bool:
     """Whether a path could be some image's mask: the pattern with anything in the place of its fields."""
     tail = re.sub(r"{[^}]*}", "*", pattern).replace("\\", "/")
     while tail.startswith(("../", "./")):

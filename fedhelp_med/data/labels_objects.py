@@ -12,7 +12,7 @@ from fedhelp_med.common.errors import InputError
 from fedhelp_med.data.studies import LabelObject
 from fedhelp_med.transforms.dicom_file import quiet, read_dataset
 from fedhelp_med.transforms.dicom_geometry import TO_RAS
-from fedhelp_med.transforms.errors import ImageError, first_line
+from fedhelp_med.transforms.errors import ImageError, reader_reason
 
 Mask = npt.NDArray[np.bool_]
 Affine = npt.NDArray[np.floating[Any]]
@@ -75,7 +75,8 @@ def read_structures(label: LabelObject, shape: Sequence[int], affine: Affine) ->
     except (ImageError, InputError):
         raise
     except Exception as error:  # an object that lacks what its standard demands
-        raise ImageError(label.path, f"a damaged {label.kind.upper()} ({first_line(error)}); export it again") from None
+        reason = f"a damaged {label.kind.upper()} ({reader_reason(error)}); export it again"
+        raise ImageError(label.path, reason) from None
     if not structures:
         raise ImageError(label.path, f"a {label.kind.upper()} without any region; leave it out")
     return [Structure(item.name, item.mask.reshape(shape)) for item in structures]

@@ -8,10 +8,23 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fedhelp_med.common.errors import InputError
+from fedhelp_med.common.errors import InputError, first_line
 
 SPLITS = ("train", "val", "test")
 MAXIMUM_CLASSES = 1000  # a larger label is taken for damage
+
+# What numpy and zipfile raise on damaged content.
+DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -91,11 +104,10 @@ def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
                     f"a MedMNIST file has {', '.join(keys)}"
                 )
             return {key: loaded[key] for key in keys}
-    except (OSError, ValueError, EOFError, MemoryError, NotImplementedError, RuntimeError, SyntaxError) as error:
-        reason = str(error).strip() or type(error).__name__
-    except (zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error)
-    raise InputError(f"{path}: cannot be read as a MedMNIST npz file ({reason.splitlines()[0]}); download it again")
+    except DAMAGE as error:
+        raise InputError(
+            f"{path}: cannot be read as a MedMNIST npz file ({first_line(error)}); download it again"
+        ) from None
 
 
 def _images(path: Path, key: str, array: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:

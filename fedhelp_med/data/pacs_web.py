@@ -17,7 +17,7 @@ from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 from requests.adapters import HTTPAdapter
 
-from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.common.errors import FedHelpError, InputError, first_line
 from fedhelp_med.data.pacs import Query, RemoteInstance, RemoteSeries, Store, agrees
 
 TIMEOUT = (20.0, 120.0)  # seconds to connect, and between two packets
@@ -204,4 +204,4 @@ def _root(error: BaseException) -> str:
     """Return the innermost reason of a chain of errors."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)

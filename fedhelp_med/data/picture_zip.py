@@ -4,7 +4,6 @@ Nothing is extracted under a name of the zip's choosing; the names are checked a
 carries such names is not what its user thinks it is.
 """
 
-import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fedhelp_med.common.errors import InputError
+from fedhelp_med.data.zip_entries import unsafe
 
 PICTURES = (".png", ".jpg", ".jpeg")
 MAXIMUM_FILES = 100_000
@@ -117,18 +117,15 @@ def _is_picture(entry: zipfile.ZipInfo) -> bool:
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse names that leave the folder, links, and contents out of proportion."""
+    """Refuse names that leave the folder, links, encrypted entries, and contents out of proportion."""
     if len(entries) > MAXIMUM_FILES:
         raise InputError(f"{path}: {len(entries)} entries; the limit is {MAXIMUM_FILES}: give a smaller zip")
     for entry in entries:
-        name = entry.filename
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        if name.startswith(("/", "\\")) or ".." in parts or ":" in (parts[0] if parts else ""):
-            raise InputError(f"{path}: {name!r}: leads outside the zip's folder; use a zip from a source you trust")
-        if stat.S_ISLNK(entry.external_attr >> 16):
-            raise InputError(f"{path}: {name!r}: a symbolic link; give a zip of plain files")
+        if (reason := unsafe(entry)) is not None:
+            raise InputError(f"{path}: {reason}")
         if entry.file_size > MAXIMUM_FILE_BYTES:
-            raise InputError(f"{path}: {name!r}: {entry.file_size} bytes; the limit is {MAXIMUM_FILE_BYTES}: remove it")
+            size = f"{entry.file_size} bytes; the limit is {MAXIMUM_FILE_BYTES}"
+            raise InputError(f"{path}: {entry.filename!r}: {size}: remove it")
     total = sum(entry.file_size for entry in entries)
     if total > MAXIMUM_TOTAL_BYTES:
         raise InputError(f"{path}: {total} bytes unpacked; the limit is {MAXIMUM_TOTAL_BYTES}: give a smaller zip")

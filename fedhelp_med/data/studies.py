@@ -10,7 +10,7 @@ from fedhelp_med.data.complete import check_complete
 from fedhelp_med.data.dicom_groups import group_dicom
 from fedhelp_med.data.walk import Rejected, is_npz, list_files
 from fedhelp_med.transforms.dicom_file import DicomFile, read_dicom_file, read_header
-from fedhelp_med.transforms.errors import ImageError, NotAnImageError, first_line
+from fedhelp_med.transforms.errors import ImageError, NotAnImageError, reader_reason
 from fedhelp_med.transforms.sniff import describe_unknown, kind_of
 
 BIDS_SUBJECT = re.compile(r"(?:^|[/_.-])(sub-[A-Za-z0-9]+)")
@@ -81,8 +81,9 @@ def find_studies(source: Path, unpack_to: Path | None = None) -> tuple[list[Stud
         InputError: the source does not exist, or is a zip and there is no ``unpack_to``.
 
     Example:
-        >>> studies, rejected = find_studies(Path("examination"))  # doctest: +SKIP
-        >>> LoadStudy()(studies[0].files)  # doctest: +SKIP
+        >>> studies, rejected = find_studies(Path("examination"))
+        >>> [(study.kind, study.modality, len(study.files)) for study in studies], rejected
+        ([('dicom', 'MR', 5)], [])
     """
     found = discover(source, unpack_to)
     labels = [Rejected(label.path, "a label (DICOM SEG or RTSTRUCT), not an image") for label in found.labels]
@@ -150,7 +151,7 @@ def examine(files: Sequence[Path], rejected: Sequence[Rejected], root: Path) -> 
         except OSError as error:
             refused.append(Rejected(path, f"cannot be opened ({error.strerror}); check its permissions"))
         except Exception as error:  # a library fell over damage that nobody foresaw: still one file, with its name
-            refused.append(Rejected(path, f"cannot be read ({first_line(error)}); export it again"))
+            refused.append(Rejected(path, f"cannot be read ({reader_reason(error)}); export it again"))
     series, unfit = _series(dicom)
     studies += series
     refused += unfit

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -12,8 +11,9 @@ from pathlib import Path, PurePosixPath
 import pydicom
 
 from fedhelp_med.common.errors import InputError
+from fedhelp_med.data.zip_entries import unsafe
 from fedhelp_med.transforms.dicom_file import MEDIA_DIRECTORY, quiet
-from fedhelp_med.transforms.errors import first_line
+from fedhelp_med.transforms.errors import reader_reason
 
 MAXIMUM_ENTRIES = 1_000_000
 MAXIMUM_ENTRY_BYTES = 16 * 2**30
@@ -97,11 +97,11 @@ def unpack(path: Path, folder: Path) -> tuple[list[Path], list[Rejected]]:
     rejected: list[Rejected] = []
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+            entries = [entry for entry in archive.infolist() if not entry.filename.endswith("/")]
             _check_archive(path, folder, entries)
             for entry in entries:
                 shown = path / PurePosixPath(entry.filename).name if entry.filename else path
-                reason = _unsafe(entry)
+                reason = _refused(entry)
                 target = folder / entry.filename
                 if reason is None and target in files:
                     reason = f"{entry.filename!r} stands twice in the zip; the first is used"
@@ -112,7 +112,7 @@ def unpack(path: Path, folder: Path) -> tuple[list[Path], list[Rejected]]:
                 else:
                     rejected.append(Rejected(shown, reason))
     except ZIP_FAULTS as error:
-        raise InputError(f"{path}: cannot be read as a zip ({first_line(error)}); copy it again") from None
+        raise InputError(f"{path}: cannot be read as a zip ({reader_reason(error)}); copy it again") from None
     return sorted(files), rejected
 
 
@@ -147,21 +147,16 @@ def _check_archive(path: Path, folder: Path, entries: list[zipfile.ZipInfo]) -> 
     if len(entries) > MAXIMUM_ENTRIES:
         raise InputError(f"{path}: {len(entries)} entries; the limit is {MAXIMUM_ENTRIES}: give a smaller zip")
     folder.mkdir(parents=True, exist_ok=True)
-    total = sum(entry.file_size for entry in entries if _unsafe(entry) is None)
+    total = sum(entry.file_size for entry in entries if _refused(entry) is None)
     free = shutil.disk_usage(folder).free
     if total > free:
         raise InputError(f"{path}: {total} bytes unpacked do not fit into {folder} ({free} free); give a smaller zip")
 
 
-def _unsafe(entry: zipfile.ZipInfo) -> str | None:
+def _refused(entry: zipfile.ZipInfo) -> str | None:
+    if (reason := unsafe(entry)) is not None:
+        return reason
     name = entry.filename
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if not parts or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
-        return f"the zip's entry {name!r} leads outside its folder; use a zip from a source you trust"
-    if stat.S_ISLNK(entry.external_attr >> 16):
-        return f"the zip's entry {name!r} is a symbolic link; put the file itself into the zip"
-    if entry.flag_bits & 1:
-        return f"the zip's entry {name!r} is encrypted; unpack the zip with its password first"
     if entry.file_size > MAXIMUM_ENTRY_BYTES:
         return f"the zip's entry {name!r} has {entry.file_size} bytes; the limit is {MAXIMUM_ENTRY_BYTES}"
     if entry.file_size > max(SUSPICIOUS_BYTES, SUSPICIOUS_RATIO * entry.compress_size):
@@ -185,7 +180,7 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> 
                 file.write(block)
     except ZIP_FAULTS as error:
         target.unlink(missing_ok=True)
-        return f"the zip's entry {entry.filename!r} cannot be unpacked ({first_line(error)}); make the zip again"
+        return f"the zip's entry {entry.filename!r} cannot be unpacked ({reader_reason(error)}); make the zip again"
     return None
 
 

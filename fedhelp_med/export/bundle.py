@@ -13,8 +13,8 @@ from monai.data import save_net_with_metadata
 from monai.networks.utils import convert_to_torchscript
 from torch import nn
 
-from fedhelp_med.common.errors import FedHelpError, InputError
-from fedhelp_med.common.files import replacing_folder, write_json, write_text
+from fedhelp_med.common.errors import FedHelpError
+from fedhelp_med.common.files import check_empty, replacing_folder, write_json, write_text
 from fedhelp_med.export.deployed import Deployed, read_deployed
 from fedhelp_med.export.preprocessing import check_preparation
 
@@ -53,16 +53,6 @@ def export_bundle(run: Path, site: str, out: Path) -> Deployed:
         _write_torchscript(network, deployed, folder)
         write_text(folder / "docs" / "README.md", _readme(deployed))
     return deployed
-
-
-def check_empty(out: Path) -> None:
-    """Refuse a folder that holds something.
-
-    Raises:
-        InputError: when ``out`` is a file or not empty.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists and is not empty; choose another --out")
 
 
 def _channels(network: nn.Module, deployed: Deployed) -> int:

@@ -16,8 +16,7 @@ from monai.transforms import ResizeWithPadOrCrop
 from torch import Tensor, nn
 
 from fedhelp_med.common.errors import FedHelpError, InputError, first_line
-from fedhelp_med.common.files import replacing_folder, write_json
-from fedhelp_med.export.bundle import check_empty
+from fedhelp_med.common.files import check_empty, replacing_folder, write_json
 from fedhelp_med.export.costs import Cost, measure
 from fedhelp_med.export.deployed import Deployed, read_deployed
 from fedhelp_med.export.preprocessing import check_preparation, describe, preparation

@@ -171,7 +171,17 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
                 self.trainer.optimizer.state.pop(parameter, None)
 
     def get_weights(self, extra: dict[str, Any] | None = None) -> ExchangeObject:
-        """Return a copy of the shared weights, their differences to what came, or a ``Messenger``'s message."""
+        """Return a copy of the shared weights, their differences to what came, or a ``Messenger``'s message.
+
+        Args:
+            extra: with ``ExtraItems.MODEL_TYPE`` MONAI's answer is given: a checkpoint on disk.
+
+        Returns:
+            ExchangeObject: ``weights`` on the CPU, their ``weight_type``, and the trainer's ``statistics``.
+
+        Raises:
+            FedHelpError: when a value is not finite.
+        """
         extra = extra or {}
         if ExtraItems.MODEL_TYPE in extra:
             return super().get_weights(extra)
@@ -267,7 +277,15 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         self.load_state_dict(before)
 
     def network(self, model: str) -> nn.Module:
-        """Return the network called ``model``: trained, ``large``, ``global`` or ``deployed``."""
+        """Return a network of the site, live: what trains it further changes it.
+
+        Args:
+            model: what ``metrics.csv`` calls it: the trained one's name, ``large``, ``global``, one that was added
+                (``local``, ``fine-tuned``), or ``deployed``, the mean of the probabilities of some of these.
+
+        Raises:
+            FedHelpError: when there is no such network.
+        """
         known: dict[str, nn.Module] = {str(self.trained): self.trainer.network, "global": self._global, **self.added}
         if self.large is not None:
             known["large"] = self.large

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedhelp_med.metrics import one_against_rest_auc
+
 DRAWS = 500
 """Bootstrap resamples of the validation split's patients."""
 
@@ -121,13 +123,5 @@ def scores(columns: Sequence[str], studies: Tensor, weights: Tensor) -> Tensor:
     if columns[0] != "label":
         measured = (~studies.isnan()).double()
         return (weights @ studies.nan_to_num() / (weights @ measured)).nanmean(1)
-    labels, probabilities = studies[:, 0], studies[:, 1:]
-    classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
-    areas = []
-    for index in classes:
-        positive = labels == index
-        difference = probabilities[positive, index, None] - probabilities[None, ~positive, index]
-        wins = (difference > 0).double() + 0.5 * (difference == 0).double()
-        up, down = weights[:, positive], weights[:, ~positive]
-        areas.append(((up @ wins) * down).sum(1) / (up.sum(1) * down.sum(1)))
-    return torch.stack(areas).nanmean(0)
+    probabilities, labels = studies[:, 1:].numpy(), studies[:, 0].numpy()
+    return torch.from_numpy(one_against_rest_auc(probabilities, labels, weights.numpy()))

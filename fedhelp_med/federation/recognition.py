@@ -7,8 +7,8 @@ import torch
 from monai.networks import eval_mode
 from torch import Tensor, nn
 
-from fedhelp_med.handlers import class_sums, recognised
 from fedhelp_med.losses import as_categorical
+from fedhelp_med.metrics import class_sums, recognised
 
 Predictions = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 """Makes a pass over the images: logits (at least two channels) and labels, batch by batch."""

@@ -113,7 +113,11 @@ class Runner:
         self._failures: dict[str, str] = {}
 
     def run(self) -> None:
-        """Run to the end from wherever the workspace stands."""
+        """Run to the end from wherever the workspace stands; a finished one is left as it is.
+
+        Raises:
+            FedHelpError: when fewer sites than the quorum deliver an update, or testing fails at every site.
+        """
         if self.workspace.finished:
             return
         self.workspace.discard_unfinished()

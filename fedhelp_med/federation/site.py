@@ -32,7 +32,33 @@ from fedhelp_med.networks import LocalLayers
 
 @dataclass(frozen=True)
 class SiteJob:
-    """Everything that a site's process has to know; plain values, so that it can be sent to one."""
+    """Everything that a site's process has to know; plain values, so that it can be sent to one.
+
+    Args:
+        name: the site's.
+        role: ``small`` or ``large``.
+        bundle: the bundle's folder.
+        configs: the config files that the site executes: the bundle's, relative to it, then the site's own overlay.
+        folder: the site's in the run folder.
+        seed: the federation's.
+        rounds: how many there will be.
+        local_epochs: per round.
+        samples: training images, by which the server may weight the site.
+        splits: those that have an image.
+        has_large: whether there is a large network that never leaves the site.
+        trained: what ``metrics.csv`` calls the trainer's ``network``.
+        deployed: the networks whose probabilities are averaged by default.
+        keep_optimizer: keep the state of the exchanged network's optimiser across rounds.
+        exchange: what travels: ``weights``, ``predictions`` or ``nothing``.
+        upload: ``weights``, or their ``differences`` to the downloaded ones.
+        local_layers: layers that are not exchanged.
+        chooses: whether the site's validation studies may decide for other networks than ``deployed``.
+        offset: added to the deployed network's logits, one number a class; empty for nothing.
+        reference: the file of the site's local-only network, a candidate for deployment; None where there is none.
+        threads: torch's.
+        timeout: seconds after which a step of the site fails; None for never.
+        following: how the site is followed live; None for not at all.
+    """
 
     name: str
     role: Role
@@ -62,7 +88,19 @@ class SiteJob:
 
 @dataclass
 class SiteReport:
-    """What a site tells after a round of training."""
+    """What a site tells after a step: it trained, evaluated, counted, or was tested.
+
+    Attributes:
+        rows: of ``metrics.csv``.
+        samples: training images; 0 for a step without training.
+        seconds: of the whole step.
+        engine_seconds: of it, those in training and evaluation.
+        bytes_sent: the size of the update.
+        loss: the mean training loss of the round, with the method's terms.
+        loss_terms: the mean weighted value of each of these terms.
+        counts: of each class, the recognised and the present training images.
+        choice: what the site deploys and why, where its validation studies decided.
+    """
 
     rows: list[Row] = field(default_factory=list)
     samples: int = 0

@@ -52,7 +52,11 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_state(folder: Path) -> Any:
-    """Read what ``save_state`` wrote."""
+    """Read what ``save_state`` wrote: tensors on the CPU, bit by bit.
+
+    Raises:
+        FedHelpError: when it is missing or damaged.
+    """
     try:
         outline = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

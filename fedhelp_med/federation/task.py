@@ -125,8 +125,8 @@ def _check_whole(federation: Federation, network: nn.Module, where: str) -> None
     if kept := local_keys(network, local_layers(federation)):
         raise InputError(
             f"aggregation.batch_norm: 'keep-local' keeps {min(kept)} of {where} from the server, where "
-            f"{federation.method.name} trains the network; choose average, give the network group normalisation, "
-            "or set settings.warm_start and settings.server_steps to 0"
+            f"{federation.method.name} trains the network; choose average, wrap the network in "
+            "fedhelp_med.networks.group_normalized, or set settings.warm_start and settings.server_steps to 0"
         )
 
 

@@ -1,9 +1,9 @@
 """Foundation models: how they are asked, once, and where their answers are kept."""
 
-from fedhelp_med.foundation.acquisition import AcquisitionSummary, acquire
+from fedhelp_med.foundation.acquisition import acquire
 from fedhelp_med.foundation.addresses import content_key
-from fedhelp_med.foundation.coverage import Coverage, cover
-from fedhelp_med.foundation.exchange import Exchanged, export_ledger, import_ledger
+from fedhelp_med.foundation.coverage import cover
+from fedhelp_med.foundation.exchange import export_ledger, import_ledger
 from fedhelp_med.foundation.guard import PrivacyGuard
 from fedhelp_med.foundation.knowledge import PublicKnowledge
 from fedhelp_med.foundation.ledger import Ledger
@@ -11,7 +11,7 @@ from fedhelp_med.foundation.limits import Limits
 from fedhelp_med.foundation.local import LocalFoundationModel, load_local_model
 from fedhelp_med.foundation.oip import OipModel
 from fedhelp_med.foundation.opening import open_model
-from fedhelp_med.foundation.planning import Plan, plan_acquisition
+from fedhelp_med.foundation.planning import plan_acquisition
 from fedhelp_med.foundation.protocol import FoundationModel, InputSpec, ModelDescription, check_answer
 from fedhelp_med.foundation.quality import Quality
 from fedhelp_med.foundation.rest import RestModel
@@ -20,9 +20,6 @@ from fedhelp_med.foundation.totals import LedgerSummary
 from fedhelp_med.foundation.transport import Reply, Request
 
 __all__ = [
-    "AcquisitionSummary",
-    "Coverage",
-    "Exchanged",
     "FoundationModel",
     "InputSpec",
     "Ledger",
@@ -31,7 +28,6 @@ __all__ = [
     "LocalFoundationModel",
     "ModelDescription",
     "OipModel",
-    "Plan",
     "PrivacyGuard",
     "PublicKnowledge",
     "Quality",

@@ -20,7 +20,7 @@ def content_key(pixels: NDArray[Any], model: Described) -> str:
     """Return the address of an answer: SHA-256 over the preprocessed pixels, the input specification and the model.
 
     Args:
-        pixels: one image as the model receives it, `C, H, W[, D]`.
+        pixels: one image as the model receives it, `C, W, H[, D]`.
         model: the model that is asked.
     """
     little = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))

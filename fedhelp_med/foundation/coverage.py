@@ -13,7 +13,7 @@ from fedhelp_med.common.errors import InputError
 from fedhelp_med.data.datalist import Datalist, read_datalist
 from fedhelp_med.foundation.addresses import content_key
 from fedhelp_med.foundation.ledger import Ledger
-from fedhelp_med.foundation.masks import read_mask
+from fedhelp_med.foundation.masks import mask_of_size
 from fedhelp_med.foundation.protocol import Described, ModelDescription
 from fedhelp_med.foundation.quality import Quality, class_quality, mask_quality
 
@@ -127,7 +127,7 @@ def measure(
     if model.kind == "mask logits":
         classes = max(2, len(model.classes))
         return mask_quality(
-            (torch.tensor(answer), read_mask(item["label"], answer.shape[1:], classes)) for item, answer in pairs
+            (torch.tensor(answer), mask_of_size(item["label"], answer.shape[1:], classes)) for item, answer in pairs
         )
     answers, labels = zip(*((answer, item["label"]) for item, answer in pairs), strict=True)
     return class_quality(torch.from_numpy(np.stack(answers)), torch.tensor(labels))

@@ -27,10 +27,10 @@ class PublicKnowledge:
 
     Attributes:
         items: MONAI items ``{"image": path, "label": ..., "knowledge": float32 array}``. ``label`` is there if the
-            datalist has labels, ``knowledge`` (`K` or `K, H, W[, D]`) if there is a ledger.
+            datalist has labels, ``knowledge`` (`K` or `K, W, H[, D]`) if there is a ledger.
         channels: K, the classes of the model, else of the public labels.
         classes: their names.
-        spatial_size: `H, W[, D]` of the answers, to which the public images have to be resized; None without a ledger
+        spatial_size: `W, H[, D]` of the answers, to which the public images have to be resized; None without a ledger
             or where an answer is one vector per image.
         model_name: name and version of the model, None without a ledger.
         kind: what an answer is; an ``embedding`` has no classes.
@@ -89,6 +89,13 @@ class PublicKnowledge:
         answer_shape = self.items[0]["knowledge"].shape if self.model_name else (len(self.classes),)
         self.channels, *spatial = map(int, answer_shape)
         self.spatial_size = tuple(spatial) or None
+
+    def speaks_of(self, classes: Sequence[str]) -> bool:
+        """Whether what is known is of these classes: the same names in the same order, in any case of letters.
+
+        An embedding has no classes, and speaks of none.
+        """
+        return [name.lower() for name in self.classes] == [name.lower() for name in classes]
 
 
 def _item(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,10 +61,16 @@ class Ledger(Storage):
         InputError: if the file is no ledger, one of another schema version, or absent with ``readonly``.
 
     Example:
-        >>> with Ledger(Path("knowledge.sqlite")) as ledger:  # doctest: +SKIP
-        ...     claim = ledger.claim(model, keys)
-        ...     answers = model.predict(np.stack([images[key] for key in claim.keys]))
-        ...     ledger.store(claim.call, dict(zip(claim.keys, answers)))
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from fedhelp_med.foundation.protocol import InputSpec
+        >>> model = ModelDescription("chest", "1", ("healthy", "ill"), InputSpec(1, (224, 224)))
+        >>> with Ledger(Path("knowledge.sqlite")) as ledger:
+        ...     claim = ledger.claim(model, ["content-key-a", "content-key-b"])
+        ...     answers = {key: np.zeros(2, np.float32) for key in claim.keys}  # what the model says
+        ...     ledger.store(claim.call, answers)
+        ...     ledger.missing(["content-key-b", "content-key-c"])
+        ['content-key-c']
     """
 
     def register(self, model: Described) -> int:
@@ -185,7 +191,7 @@ class Ledger(Storage):
             self._complete(write, call, "failed", error, seconds, attempts)
 
     def answers(self, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
-        """Return the answers, read-only arrays `K` or `K, H, W[, D]`, in the order of ``keys``.
+        """Return the answers, read-only arrays `K` or `K, W, H[, D]`, in the order of ``keys``.
 
         Raises:
             FedHelpError: if a key has no answer, or an answer is not what was stored.

@@ -13,7 +13,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.common.errors import FedHelpError, InputError, first_line
 from fedhelp_med.foundation.protocol import KINDS, Array, InputSpec, Kind
 
 DESCRIPTION = "foundation.json"
@@ -25,7 +25,7 @@ class LocalFoundationModel:
     """A module of this process as a foundation model.
 
     Args:
-        module: takes float32 `B, C, H, W[, D]` and gives logits or an embedding. It is set to evaluation mode.
+        module: takes float32 `B, C, W, H[, D]` and gives logits or an embedding. It is set to evaluation mode.
         name: the model's name.
         version: its version; other weights must have another one.
         classes: its classes, in the order of the channels of its answer.
@@ -63,7 +63,7 @@ class LocalFoundationModel:
         self.module = module.to(self.device).eval()
 
     def predict(self, batch: Array) -> Array:
-        """Answer a batch, float32 `B, C, H, W[, D]`, with float32 `B, K[, H, W[, D]]`.
+        """Answer a batch, float32 `B, C, W, H[, D]`, with float32 `B, K[, W, H[, D]]`.
 
         Raises:
             FedHelpError: if the batch has another shape than the input, or the module fails or gives no tensor.
@@ -161,7 +161,7 @@ def _load_bundle(folder: Path, device: str | torch.device) -> LocalFoundationMod
         state = torch.load(weights, map_location=device, weights_only=True)
         network.load_state_dict(state["model"] if set(state) == {"model"} else state)  # as Ignite saves it, or bare
     except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, ImportError, EOFError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"the bundle {folder}: models/model.pt does not fit network_def ({reason})") from error
     except pickle.UnpicklingError as error:
         raise InputError(f"{weights} holds more than weights, or is damaged: save its state_dict again") from error

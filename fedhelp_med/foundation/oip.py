@@ -81,7 +81,7 @@ class OipModel(RestModel):
         return min(self.batch_size, self.contract().limit or self.batch_size)
 
     def encode(self, batch: Array) -> Request:
-        """Return the inference request for a batch, float32 `B, C, H, W[, D]`."""
+        """Return the inference request for a batch, float32 `B, C, W, H[, D]`."""
         contract, codec = self.contract(), self._codec
         pixels = self._turn(batch).astype(FLOATS[contract.datatype], copy=False)
         pixels = np.ascontiguousarray(pixels if contract.batched else pixels[0])

@@ -15,7 +15,7 @@ import numpy as np
 from monai.transforms import EnsureChannelFirst, Resize
 from numpy.typing import NDArray
 
-from fedhelp_med.common.errors import FedHelpError, InputError
+from fedhelp_med.common.errors import FedHelpError, InputError, first_line
 from fedhelp_med.data.describe import describe_image
 from fedhelp_med.transforms import LoadStudy, ToChannels
 
@@ -110,7 +110,7 @@ class InputSpec:
             path: an image file.
 
         Returns:
-            float32 array `C, H, W[, D]`.
+            float32 array `C, W, H[, D]`.
 
         Raises:
             InputError: if the file cannot be read, or a pixel is not a finite number.
@@ -121,7 +121,7 @@ class InputSpec:
         """Make an image that was read what the model takes; see :meth:`preprocess`.
 
         Args:
-            pixels: float32 `C, H, W[, D]`, of any size.
+            pixels: float32 `C, W, H[, D]`, of any size.
         """
         image = ToChannels(self.channels)(pixels)
         shrunk = tuple(min(have, want) for have, want in zip(image.shape[1:], self.size, strict=True))
@@ -164,7 +164,7 @@ class Described(Protocol):
 class FoundationModel(Described, Protocol):
     """A model that is asked once for its knowledge of each public image.
 
-    Its knowledge is of one ``kind``: ``logits`` (`B, K`), ``mask logits`` (`B, K, H, W[, D]`), both with one
+    Its knowledge is of one ``kind``: ``logits`` (`B, K`), ``mask logits`` (`B, K, W, H[, D]`), both with one
     channel per class in the order of ``classes``, or an ``embedding`` (`B, K`).
     """
 
@@ -172,10 +172,10 @@ class FoundationModel(Described, Protocol):
         """Answer a batch of preprocessed images.
 
         Args:
-            batch: float32 `B, C, H, W[, D]`, as :meth:`InputSpec.preprocess` makes them.
+            batch: float32 `B, C, W, H[, D]`, as :meth:`InputSpec.preprocess` makes them.
 
         Returns:
-            float32 `B, K` or `B, K, H, W[, D]`.
+            float32 `B, K` or `B, K, W, H[, D]`.
         """
 
 
@@ -244,13 +244,16 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
 def read_image(path: str | Path, spatial_dims: int) -> Array:
-    """Read an image as float32 `C, H, W[, D]`."""
+    """Read an image as float32 `C, W, H[, D]`: columns first, as :class:`InputSpec` has it.
+
+    Args:
+        path: an image file of any kind that :class:`fedhelp_med.transforms.LoadStudy` reads.
+        spatial_dims: 2 or 3; for 2 the slices of a volume are its channels.
+
+    Raises:
+        InputError: if the file cannot be read, has more or fewer axes, or a pixel that is not finite.
+    """
     channel_dim = describe_image(Path(path), spatial_dims).channel_dim
     pixels = np.asarray(EnsureChannelFirst(channel_dim=channel_dim)(_load(path)), dtype=np.float32)
     if pixels.ndim != 1 + spatial_dims:
@@ -276,4 +279,4 @@ def _load(path: str | Path) -> Any:
     try:
         return LoadStudy()(path)
     except Exception as error:  # readers raise whatever their libraries raise
-        raise InputError(f"the image {path} cannot be read: {_first_line(error)}") from error
+        raise InputError(f"the image {path} cannot be read: {first_line(error)}") from error

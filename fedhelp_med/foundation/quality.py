@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from monai.metrics import compute_roc_auc
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from fedhelp_med.losses import as_categorical
+from fedhelp_med.metrics import accuracy, auc, balanced_accuracy, chance_corrected, mean_dice, study_dice
 
 BINS = 15
 COLDEST, HOTTEST = 0.1, 10.0  # temperatures: beyond them, soft labels would tell one class alone, or nothing
@@ -65,20 +65,15 @@ def class_quality(logits: Tensor, labels: Tensor) -> Quality:
     """
     scores = as_categorical(logits.double())
     classes = scores.shape[1]
-    right = scores.argmax(1) == labels
-    recalls = [float(right[labels == index].double().mean()) for index in range(classes) if (labels == index).any()]
-    balanced = sum(recalls) / len(recalls)
-    auc = None
-    if len(recalls) == classes:
-        auc = float(compute_roc_auc(scores.softmax(1), one_hot(labels, classes), average="macro"))
+    balanced = balanced_accuracy(scores, labels)
     return Quality(
         len(labels),
-        float(right.double().mean()),
+        accuracy(scores, labels),
         balanced,
-        auc,
+        auc(scores, labels) if len(set(labels.tolist())) == classes else None,
         None,
         *_calibration(scores, labels),
-        score=(balanced - 1 / classes) / (1 - 1 / classes),
+        score=chance_corrected(balanced, classes),
         minimum=MINIMUM_SCORE,
     )
 
@@ -96,13 +91,11 @@ def mask_quality(pairs: Iterable[tuple[Tensor, Tensor]]) -> Quality:
         truth = labels.flatten()
         predicted = scores.argmax(1)
         right, positions = right + int((predicted == truth).sum()), positions + len(truth)
-        expected, found = (one_hot(indices, scores.shape[1])[:, 1:] for indices in (truth, predicted))
-        dice.append(2 * (expected & found).sum(0).double() / (expected.sum(0) + found.sum(0)))
+        dice.append(study_dice(logits.double()[None], labels[None, None]))
         places = torch.linspace(0, len(truth) - 1, min(POSITIONS, len(truth))).round().long()
         sampled.append(scores[places])
         truths.append(truth[places])
-    by_class = torch.stack(dice).nanmean(0)
-    mean = float(by_class.nanmean())
+    mean = mean_dice(torch.cat(dice))
     return Quality(
         len(dice),
         right / positions,

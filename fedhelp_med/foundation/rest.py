@@ -76,11 +76,11 @@ class RestModel(ABC):
 
     @abstractmethod
     def encode(self, batch: Array) -> Request:
-        """Return the request that asks about a batch, float32 `B, C, H, W[, D]`."""
+        """Return the request that asks about a batch, float32 `B, C, W, H[, D]`."""
 
     @abstractmethod
     def decode(self, reply: Reply, images: int) -> Array:
-        """Return the answers of a reply, `B, K[, H, W[, D]]`, of any floating-point type.
+        """Return the answers of a reply, `B, K[, W, H[, D]]`, of any floating-point type.
 
         Args:
             reply: of status 200.
@@ -88,7 +88,7 @@ class RestModel(ABC):
         """
 
     def predict(self, batch: Array) -> Array:
-        """Answer a batch, float32 `B, C, H, W[, D]`, with float32 `B, K[, H, W[, D]]`.
+        """Answer a batch, float32 `B, C, W, H[, D]`, with float32 `B, K[, W, H[, D]]`.
 
         Raises:
             InputError: if something has to be corrected before the service can answer.

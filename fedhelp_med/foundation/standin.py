@@ -35,7 +35,7 @@ SMALLEST = 16  # pixels that remain one pixel after the network's four halvings
 
 @dataclass(frozen=True)
 class _Images:
-    """Preprocessed images `N, C, H, W` with class indices `N` or masks `N, 1, H, W`."""
+    """Preprocessed images `N, C, W, H` with class indices `N` or masks `N, 1, W, H`."""
 
     pixels: torch.Tensor
     labels: torch.Tensor

@@ -1,20 +1,19 @@
 """What a stand-in learns: the class of an image, or a class at each of its pixels."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from monai.losses import DiceCELoss
-from monai.metrics import compute_dice, compute_roc_auc
-from monai.networks.nets import BasicUNet, DenseNet
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
-from fedhelp_med.foundation.masks import read_mask
+from fedhelp_med.foundation.masks import mask_of_size
 from fedhelp_med.foundation.protocol import InputSpec, Kind
-
-NORM = ("group", {"num_groups": 4})
+from fedhelp_med.metrics import accuracy, auc, mean_dice, study_dice
+from fedhelp_med.networks import large_classifier, large_segmenter
 
 
 class StandInTask(ABC):
@@ -64,17 +63,8 @@ class ClassTask(StandInTask):
         return torch.tensor([entry["label"] for entry in entries])
 
     def network(self, channels: int, classes: int) -> nn.Module:
-        """Return a DenseNet of about 180,000 parameters."""
-        network: nn.Module = DenseNet(
-            spatial_dims=2,
-            in_channels=channels,
-            out_channels=classes,
-            init_features=32,
-            growth_rate=16,
-            block_config=(4, 4, 4),
-            norm=NORM,
-        )
-        return network
+        """Return the DenseNet of a large site."""
+        return large_classifier(2, channels, classes)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy."""
@@ -82,16 +72,12 @@ class ClassTask(StandInTask):
 
     def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
         """Return accuracy and (macro-averaged) area under the ROC curve; None where a class has no image."""
-        classes = logits.shape[1]
-        accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
-        auc = None
-        if len(set(labels.tolist())) == classes:
-            auc = float(compute_roc_auc(logits.softmax(dim=1), one_hot(labels, classes), average="macro"))
-        return {"accuracy": accuracy, "auc": auc}
+        area = auc(logits, labels) if len(set(labels.tolist())) == logits.shape[1] else None
+        return {"accuracy": accuracy(logits, labels), "auc": area}
 
 
 class MaskTask(StandInTask):
-    """Labels are masks, ``N, 1, H, W``; answers are ``B, K, H, W``."""
+    """Labels are masks, ``N, 1, W, H``; answers are ``B, K, W, H``."""
 
     kind = "mask logits"
     what = "mask"
@@ -104,17 +90,16 @@ class MaskTask(StandInTask):
         return isinstance(label, str)
 
     def labels(self, entries: Sequence[Any], spec: InputSpec, classes: int) -> Tensor:
-        """Return ``N, 1, H, W`` indices, resized to the nearest pixel.
+        """Return ``N, 1, W, H`` indices, resized to the nearest pixel.
 
         Raises:
             InputError: for a mask that cannot be read, has several channels, or holds other values than the classes.
         """
-        return torch.stack([read_mask(entry["label"], spec.size, classes) for entry in entries])[:, None]
+        return torch.stack([mask_of_size(entry["label"], spec.size, classes) for entry in entries])[:, None]
 
     def network(self, channels: int, classes: int) -> nn.Module:
-        """Return a UNet of about 460,000 parameters."""
-        network: nn.Module = BasicUNet(2, channels, classes, features=(16, 24, 48, 64, 96, 16), norm=NORM)
-        return network
+        """Return the UNet of a large site."""
+        return large_segmenter(2, channels, classes)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return Dice loss plus cross-entropy."""
@@ -122,11 +107,7 @@ class MaskTask(StandInTask):
         return loss
 
     def measure(self, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
-        """Return pixel accuracy and the Dice coefficient, averaged over the images of each class but the first."""
-        classes = logits.shape[1]
-        predicted, expected = (
-            one_hot(indices.flatten(1), classes).movedim(-1, 1) for indices in (logits.argmax(1), labels)
-        )  # N, K, positions
-        dice = compute_dice(predicted, expected, include_background=False).nanmean()
-        accuracy = (logits.argmax(1) == labels[:, 0]).double().mean()
-        return {"accuracy": accuracy.item(), "dice_mean": None if dice.isnan() else dice.item()}
+        """Return pixel accuracy and the mean Dice coefficient of the classes but the first; None where none occurs."""
+        dice = mean_dice(study_dice(logits, labels))
+        pixels = (logits.argmax(1) == labels[:, 0]).double().mean().item()
+        return {"accuracy": pixels, "dice_mean": None if math.isnan(dice) else dice}

@@ -1,27 +1,23 @@
-"""Handlers: each adds one term to a trainer's loss; and the metrics of an evaluator."""
+"""Handlers: what a method adds to a trainer, and what an evaluator tells.
+
+Most add one term to a loss (:class:`LossTerm`), with a weight that may follow a schedule. Others act before the private
+data are seen (:class:`PublicWarmStart`, :class:`PublicConsensus`), set learning rates (:class:`CosineOverRounds`), or
+collect metrics and the results of single studies.
+"""
 
 from fedhelp_med.handlers.consensus import Messenger, PublicConsensus
-from fedhelp_med.handlers.dice import DICE_MEAN, StudyDice, dice_metrics, dice_names, study_dice
+from fedhelp_med.handlers.dice import DICE_MEAN, StudyDice, dice_metrics, dice_names
 from fedhelp_med.handlers.distillation import BackwardDistillation, ForwardDistillation, RankingDistillation
 from fedhelp_med.handlers.guidance import KNOWLEDGE, FoundationGuidance
 from fedhelp_med.handlers.image_weights import ClassBalance, ImageWeights, Nearness, nearness
 from fedhelp_med.handlers.learning_rate import CosineOverRounds
 from fedhelp_med.handlers.mean_loss import MeanLoss
-from fedhelp_med.handlers.metrics import (
-    SplitMetric,
-    accuracy,
-    auc,
-    balanced_accuracy,
-    class_sums,
-    logits_and_labels,
-    recognised,
-)
+from fedhelp_med.handlers.metrics import SplitMetric, logits_and_labels
 from fedhelp_med.handlers.proximal import ProximalTerm
+from fedhelp_med.handlers.public_training import train_on_public
 from fedhelp_med.handlers.schedule import (
     GATE,
     Constant,
-    FirstPart,
-    LinearWarmUp,
     Schedule,
     UnlessShut,
     WhileAhead,
@@ -39,11 +35,9 @@ __all__ = [
     "ClassBalance",
     "Constant",
     "CosineOverRounds",
-    "FirstPart",
     "ForwardDistillation",
     "FoundationGuidance",
     "ImageWeights",
-    "LinearWarmUp",
     "LossTerm",
     "MeanLoss",
     "Messenger",
@@ -58,16 +52,11 @@ __all__ = [
     "StudyResults",
     "UnlessShut",
     "WhileAhead",
-    "accuracy",
     "as_schedule",
-    "auc",
-    "balanced_accuracy",
     "class_probabilities",
-    "class_sums",
     "dice_metrics",
     "dice_names",
     "logits_and_labels",
     "nearness",
-    "recognised",
-    "study_dice",
+    "train_on_public",
 ]

@@ -71,7 +71,14 @@ class PublicConsensus:
         engine.add_event_handler(Events.STARTED, self)
 
     def incoming(self, message: Mapping[str, Tensor]) -> None:
-        """Keep the consensus for the digestion of this round."""
+        """Keep the consensus for the digestion of this round.
+
+        Args:
+            message: ``predictions``, logits ``images, C[, spatial]``.
+
+        Raises:
+            InputError: when it holds something else, or is about another number of images.
+        """
         if set(message) != {self.PREDICTIONS} or len(message[self.PREDICTIONS]) != self.images:
             found = ", ".join(f"{key} {tuple(value.shape)}" for key, value in message.items())
             raise InputError(

@@ -1,23 +1,18 @@
-"""The Dice coefficient of single studies, and its means over a split: what ``metrics.csv`` holds for segmentation.
+"""The Dice coefficients of a split as metrics of an evaluator: what ``metrics.csv`` holds for segmentation."""
 
-Only one number per study and class is kept while a split is evaluated, never its logits.
-"""
-
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from ignite.metrics import Metric, MetricsLambda
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.handlers.metrics import logits_and_labels
-from fedhelp_med.losses import as_categorical
+from fedhelp_med.metrics import class_dice, mean_dice, study_dice
+from fedhelp_med.metrics.dice import BACKGROUND
 
 DICE_MEAN = "dice_mean"
-BACKGROUND = 0
 
 
 def dice_names(class_names: Sequence[str]) -> list[str]:
@@ -37,26 +32,6 @@ def dice_names(class_names: Sequence[str]) -> list[str]:
             "all different; rename a class"
         )
     return names
-
-
-def study_dice(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the Dice coefficient of each study and class without the background, ``B, C - 1``, float64.
-
-    ``2 |A and B| / (|A| + |B|)``; NaN where a class is neither in the label nor in the prediction.
-
-    Args:
-        logits: ``B, C, spatial``; one channel counts as the two logits (0, z).
-        labels: class indices, ``B, 1, spatial``.
-    """
-    scores = as_categorical(logits)
-    classes = scores.shape[1]
-    predicted, expected = (
-        one_hot(indices.reshape(len(scores), -1).long(), classes).bool()  # B, positions, C
-        for indices in (scores.argmax(1), labels)
-    )
-    shared = (predicted & expected).sum(1)
-    total = predicted.sum(1) + expected.sum(1)
-    return (2 * shared.double() / total)[:, BACKGROUND + 1 :]
 
 
 class StudyDice(Metric):  # type: ignore[misc]
@@ -82,17 +57,6 @@ class StudyDice(Metric):  # type: ignore[misc]
     def compute(self) -> Tensor:
         """Return the Dice coefficients of all batches since ``reset``."""
         return torch.cat(self._rows)
-
-
-def class_dice(table: Tensor) -> list[float]:
-    """Return for each class the mean over the studies in which it is defined; NaN where it is in none."""
-    return [float(mean) for mean in table.nanmean(0)]
-
-
-def mean_dice(table: Tensor) -> float:
-    """Return the mean over the classes that are defined in any study; NaN where there is none."""
-    means = [mean for mean in class_dice(table) if not math.isnan(mean)]
-    return sum(means) / len(means) if means else math.nan
 
 
 def dice_metrics(class_names: Sequence[str]) -> dict[str, Metric]:

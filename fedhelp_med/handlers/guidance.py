@@ -14,8 +14,15 @@ from fedhelp_med.handlers.image_weights import ClassBalance, ImageWeights, Nearn
 from fedhelp_med.handlers.projection import projected
 from fedhelp_med.handlers.schedule import Schedule
 from fedhelp_med.handlers.term import LossTerm
-from fedhelp_med.losses import EmbeddingDistillationLoss, ForwardDistillationLoss, as_categorical, class_indices
+from fedhelp_med.losses import (
+    EmbeddingDistillationLoss,
+    ForwardDistillationLoss,
+    as_categorical,
+    class_indices,
+    sum_of_terms,
+)
 from fedhelp_med.losses.logits import weighted_mean
+from fedhelp_med.losses.public import NEITHER
 from fedhelp_med.networks import FeatureTap, auxiliary_head, frozen_statistics
 
 KNOWLEDGE = "knowledge"
@@ -54,7 +61,6 @@ class FoundationGuidance(LossTerm):
         label_loss: the supervised loss on public labels (``B``, or masks ``B, 1, spatial``); by default cross-entropy,
             averaged over images and positions.
         kind: of F's knowledge.
-        embedding_loss: ``cosine`` or ``mse``.
         trust: a factor of lambda: how good F is known to be.
         weights: of the public images: ``equal``, ``class`` or ``nearness``. ``class`` takes a torch loader of a MONAI
             dataset, whose items it counts.
@@ -80,7 +86,6 @@ class FoundationGuidance(LossTerm):
         project: bool = False,
         label_loss: nn.Module | None = None,
         kind: Literal["logits", "mask logits", "embedding"] = "logits",
-        embedding_loss: Literal["cosine", "mse"] = "cosine",
         trust: float = 1.0,
         weights: Literal["equal", "class", "nearness"] = "equal",
     ) -> None:
@@ -95,7 +100,7 @@ class FoundationGuidance(LossTerm):
         self.head_name = head
         self.knowledge_weight = trust * knowledge_weight
         self.distillation: nn.Module = (
-            EmbeddingDistillationLoss(embedding_loss) if self.is_embedding else ForwardDistillationLoss(temperature)
+            EmbeddingDistillationLoss() if self.is_embedding else ForwardDistillationLoss(temperature)
         )
         self.project = project
         self.label_loss = label_loss
@@ -132,17 +137,14 @@ class FoundationGuidance(LossTerm):
         if KNOWLEDGE in batch and self.knowledge_weight != 0:
             knowledge = torch.as_tensor(batch[KNOWLEDGE]).to(answer.device, answer.dtype)
         weights = self.image_weights(knowledge, tap)
-        terms: list[Tensor] = []
+        supervised = distilled = None
         if Keys.LABEL in batch and not self.is_embedding:
             labels = torch.as_tensor(batch[Keys.LABEL]).to(answer.device)
-            terms.append(self._supervised(answer, labels, weights))
+            supervised = self._supervised(answer, labels, weights)
         if knowledge is not None:
             pair = (answer, knowledge) if self.is_embedding else (as_categorical(answer), as_categorical(knowledge))
-            terms.append(self.knowledge_weight * self.distillation(*pair, weights))
-        if not terms:
-            absent = "no embedding" if self.is_embedding else "neither a label nor the foundation model's knowledge"
-            raise InputError(f"public batch: it has {absent} to learn from")
-        total = torch.stack(terms).sum()
+            distilled = self.knowledge_weight * self.distillation(*pair, weights)
+        total = sum_of_terms(supervised, distilled, absent="no embedding" if self.is_embedding else NEITHER)
         if not self.project:
             return total
         heads = () if self.auxiliary is None else self.auxiliary.parameters()

@@ -6,14 +6,15 @@ from typing import Any
 from ignite.engine import Events
 
 from fedhelp_med.common.errors import InputError
-from fedhelp_med.handlers.schedule import GATE, position
+from fedhelp_med.handlers.schedule import GATE
 
 
 class CosineOverRounds:
     """Lets every learning rate of a trainer decay along a cosine from round to round, to ``floor`` of its start.
 
-    A scheduler of the usual kind counts epochs and forgets them at a restart; this one asks for the round. A trainer
-    that runs alone is left at its own rate.
+    A scheduler of the usual kind counts epochs and forgets them at a restart; this one asks for the round, which the
+    federated client sets (``engine.state.federated_round`` from 1, of ``federated_rounds``). A trainer that runs alone
+    is left at its own rate.
 
     Args:
         floor: the share of the initial rate that is left in the last round, in [0, 1].
@@ -42,7 +43,7 @@ class CosineOverRounds:
         if self.cold is not None and not getattr(engine.state, "signals", {}).get(GATE):
             factor = self.cold
         else:
-            progress = (position(engine, "round") - 1) / max(1, rounds - 1)
+            progress = (engine.state.federated_round - 1) / max(1, rounds - 1)
             factor = self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
         for optimizer in (engine.optimizer, getattr(engine, "large_optimizer", None)):
             for group in optimizer.param_groups if optimizer is not None else ():

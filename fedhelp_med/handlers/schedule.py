@@ -1,32 +1,17 @@
-"""Weights of loss terms that change with the round, the epoch or the iteration.
+"""Weights of loss terms that change with what a site and the server know of each other.
 
-A schedule is a callable ``engine -> weight``. Rounds come from ``engine.state.federated_round`` (1-based) and
-``engine.state.federated_rounds``, which the federated client sets; an engine that runs alone counts its epochs.
+A schedule is a callable ``engine -> weight``. The federated client tells the engine what is known in
+``engine.state.signals``.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
-
-from fedhelp_med.common.errors import InputError
+from typing import Any
 
 Schedule = Callable[[Any], float]
-Unit = Literal["round", "epoch", "iteration"]
 
 GATE = "gate"
 """The signal by which a server says whether the public knowledge fits the task."""
-
-
-def position(engine: Any, unit: Unit) -> int:
-    """Return the 1-based number of the round, epoch or iteration that ``engine`` is in."""
-    if unit not in get_args(Unit):
-        raise InputError(f"unit: {unit!r} is unknown; choose {', '.join(get_args(Unit))}")
-    if unit == "iteration":
-        return int(engine.state.iteration)
-    epoch = int(engine.state.epoch)
-    if unit == "epoch":
-        return epoch
-    return int(getattr(engine.state, "federated_round", epoch))
 
 
 @dataclass(frozen=True)
@@ -38,44 +23,6 @@ class Constant:
     def __call__(self, engine: Any) -> float:
         """Return the weight."""
         return self.value
-
-
-@dataclass(frozen=True)
-class LinearWarmUp:
-    """From ``start`` at the first unit to ``value`` at the unit ``length``, then constant.
-
-    Args:
-        value: the final weight.
-        length: the number of units (at least 1) after which ``value`` is reached; 1 means at once.
-        unit: ``round``, ``epoch`` or ``iteration``.
-        start: the weight at the first unit.
-    """
-
-    value: float
-    length: int
-    unit: Unit = "round"
-    start: float = 0.0
-
-    def __call__(self, engine: Any) -> float:
-        """Return the weight at the engine's position."""
-        place = position(engine, self.unit)
-        if self.length <= 1 or place >= self.length:
-            return self.value
-        return self.start + (self.value - self.start) * (place - 1) / (self.length - 1)
-
-
-@dataclass(frozen=True)
-class FirstPart:
-    """``value`` during the first ``fraction`` of all rounds (or epochs of an engine that runs alone), then 0."""
-
-    value: float
-    fraction: float
-
-    def __call__(self, engine: Any) -> float:
-        """Return the weight at the engine's position."""
-        total = getattr(engine.state, "federated_rounds", None) or engine.state.max_epochs
-        last = self.fraction * total + 1e-9  # 1/49 of 49 rounds is one round, in floating point a little less
-        return self.value if position(engine, "round") <= last else 0.0
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,13 @@
 """A start from public knowledge for a network that never leaves its site."""
 
-import math
 from collections.abc import Iterable
-from itertools import islice
 from typing import Any
 
-import torch
 from ignite.engine import Events
-from torch import nn
 
-from fedhelp_med.handlers.guidance import KNOWLEDGE, cycled
+from fedhelp_med.handlers.guidance import cycled
+from fedhelp_med.handlers.public_training import train_on_public
 from fedhelp_med.handlers.schedule import GATE
-from fedhelp_med.losses import public_loss
 
 
 class PublicWarmStart:
@@ -62,19 +58,14 @@ class PublicWarmStart:
         if self.done or (self.gated and not getattr(state, "signals", {}).get(GATE)):
             return
         self.done = True
-        network: nn.Module = getattr(engine, self.network)
-        optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate, weight_decay=1e-4)
-        network.train()
-        for step, batch in enumerate(islice(cycled(self.public_loader), self.steps)):
-            optimizer.param_groups[0]["lr"] = self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-            image, knowledge, labels = (
-                torch.as_tensor(batch[key]).to(state.device) if key in batch else None
-                for key in ("image", KNOWLEDGE, "label")
-            )
-            loss = public_loss(network(image), knowledge, labels, self.trust * self.knowledge_weight)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+        train_on_public(
+            getattr(engine, self.network),
+            cycled(self.public_loader),
+            self.steps,
+            self.learning_rate,
+            device=state.device,
+            weight=self.trust * self.knowledge_weight,
+        )
 
     def state_dict(self) -> dict[str, bool]:
         """Return whether it has acted: a site that is built anew does not start over, one that failed then does."""

@@ -12,7 +12,7 @@ segmentation.
 from fedhelp_med.losses.embedding import EmbeddingDistillationLoss
 from fedhelp_med.losses.forward import ForwardDistillationLoss
 from fedhelp_med.losses.logits import LogitsError, as_categorical, check_pair, class_indices
-from fedhelp_med.losses.public import public_loss
+from fedhelp_med.losses.public import public_loss, sum_of_terms
 from fedhelp_med.losses.ranking import ListMLELoss, MarginRankingLoss, RankNetLoss, ranking_loss
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "class_indices",
     "public_loss",
     "ranking_loss",
+    "sum_of_terms",
 ]

@@ -7,6 +7,9 @@ from torch.nn.functional import cross_entropy
 from fedhelp_med.losses.forward import ForwardDistillationLoss
 from fedhelp_med.losses.logits import LogitsError, as_categorical, class_indices
 
+NEITHER = "neither a label nor an answer of the foundation model"
+"""What a public batch has that teaches nothing."""
+
 
 def public_loss(logits: Tensor, teacher: Tensor | None, labels: Tensor | None, weight: float = 1.0) -> Tensor:
     """Return ``weight * KL(p_teacher || p) + CE(z, y)``, averaged over images and positions; a term may be absent.
@@ -21,12 +24,26 @@ def public_loss(logits: Tensor, teacher: Tensor | None, labels: Tensor | None, w
         LogitsError: (a ``ValueError``) when there is nothing to learn from, or the shapes differ.
     """
     logits = as_categorical(logits)
-    terms = []
+    distilled = supervised = None
     if teacher is not None and weight:
         teacher = as_categorical(teacher).to(logits.device, logits.dtype)
-        terms.append(weight * ForwardDistillationLoss()(logits, teacher))
+        distilled = weight * ForwardDistillationLoss()(logits, teacher)
     if labels is not None:
-        terms.append(cross_entropy(logits, class_indices(labels, logits)))
-    if not terms:
-        raise LogitsError("public batch: it has neither a label nor an answer of the foundation model to learn from")
-    return torch.stack(terms).sum()
+        supervised = cross_entropy(logits, class_indices(labels, logits))
+    return sum_of_terms(distilled, supervised)
+
+
+def sum_of_terms(*terms: Tensor | None, absent: str = NEITHER) -> Tensor:
+    """Return the sum of those terms of a public batch's loss that there are, a scalar.
+
+    Args:
+        terms: scalars, or None.
+        absent: what the batch has when there is no term at all.
+
+    Raises:
+        LogitsError: (a ``ValueError``) when there is none.
+    """
+    present = [term for term in terms if term is not None]
+    if not present:
+        raise LogitsError(f"public batch: it has {absent} to learn from")
+    return torch.stack(present).sum()

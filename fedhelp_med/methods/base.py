@@ -144,7 +144,10 @@ class Method(ABC):
         """Return what a site of ``role`` executes."""
 
     def before_first_round(self, server: Server) -> None:
-        """A gate before round 1: may replace the initial weights. Nothing by default."""
+        """Steps before round 1, such as a warm start and a gate; may replace the initial weights.
+
+        Nothing by default.
+        """
 
     def after_aggregation(self, server: Server) -> None:
         """A step after each aggregation: may replace the new global weights. Nothing by default."""

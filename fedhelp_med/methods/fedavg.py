@@ -1,7 +1,6 @@
 """FedAvg: one small network everywhere (McMahan et al. 2017, arXiv 1602.05629)."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -30,7 +29,6 @@ class FedAvg(Method):
 
     name = "fedavg"
     settings_type = FedAvgSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "recommended": {}}
     settings: FedAvgSettings
 
     def plan(self, role: Role) -> RolePlan:

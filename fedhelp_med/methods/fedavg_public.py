@@ -1,8 +1,5 @@
 """FedAvg that starts from the public set: the fair rival of a method that uses one."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 from pydantic import Field
 
 from fedhelp_med.methods.base import Server
@@ -28,7 +25,6 @@ class FedAvgPublic(FedAvg):
 
     name = "fedavg-public"
     settings_type = FedAvgPublicSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "recommended": {}}
     settings: FedAvgPublicSettings
 
     @property

@@ -1,7 +1,7 @@
 """FedMD: consensus on public images instead of shared weights (Li and Wang 2019, arXiv 1910.03581)."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
@@ -36,7 +36,6 @@ class FedMD(Method):
 
     name = "fedmd"
     settings_type = FedMDSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "recommended": {}}
     exchange = "predictions"
     keeps_optimizer = True
     settings: FedMDSettings

@@ -1,8 +1,5 @@
 """FML: symmetric mutual learning (Shen et al. 2020, arXiv 2006.16765); ProxyFL exchanges the same proxy."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 from pydantic import Field
 
 from fedhelp_med.handlers import BackwardDistillation, ForwardDistillation
@@ -33,7 +30,6 @@ class FML(Method):
 
     name = "fml"
     settings_type = FMLSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "recommended": {}}
     settings: FMLSettings
 
     def plan(self, role: Role) -> RolePlan:

@@ -1,8 +1,5 @@
 """Local-only: every site alone, with the network of its size. The reference for every gain."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 from fedhelp_med.methods.base import Method, Role, RolePlan
 
 
@@ -13,7 +10,6 @@ class Local(Method):
     """
 
     name = "local"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "recommended": {}}
     exchange = "nothing"
     keeps_optimizer = True
 

@@ -1,8 +1,5 @@
 """Local training from public knowledge: distillation without a federation, the rival that shares nothing."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
 from pydantic import Field
 
 from fedhelp_med.handlers import PublicWarmStart
@@ -29,7 +26,6 @@ class LocalPublic(Local):
 
     name = "local-public"
     settings_type = LocalPublicSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {}, "recommended": {}}
     settings: LocalPublicSettings
 
     def plan(self, role: Role) -> RolePlan:
@@ -37,8 +33,7 @@ class LocalPublic(Local):
         alone = super().plan(role)
         start = handler(
             PublicWarmStart,
-            _disabled_="$@public_datalist is None or [*map(str.lower, @public#knowledge.classes)] != "
-            "[*map(str.lower, @class_names)]",
+            _disabled_="$@public_datalist is None or not @public#knowledge.speaks_of(@class_names)",
             public_loader="@public#dataloader",
             steps=self.settings.warm_start,
             network="network",

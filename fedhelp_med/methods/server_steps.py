@@ -4,22 +4,17 @@ None of it costs a clinic anything: the server has the public set, and no privat
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from statistics import fmean, stdev
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedhelp_med.common.errors import FedHelpError
-from fedhelp_med.handlers import KNOWLEDGE
-from fedhelp_med.losses import as_categorical, public_loss
+from fedhelp_med.handlers import train_on_public
+from fedhelp_med.losses import as_categorical
 from fedhelp_med.methods.base import CLASS_COUNTS, Server
-
-Batches = Iterator[dict[str, Any]]
-Target = Callable[[Tensor, Tensor | None], Tensor | None]
-"""Maps public images and the foundation model's logits to the teacher's logits."""
+from fedhelp_med.metrics import chance_corrected, mean_recall
 
 
 def knows_the_task(server: Server, labels_only: bool = False) -> bool:
@@ -27,7 +22,7 @@ def knows_the_task(server: Server, labels_only: bool = False) -> bool:
     knowledge = server.knowledge
     if knowledge is None or (labels_only and "label" not in knowledge.items[0]):
         return False
-    return [name.lower() for name in knowledge.classes] == [name.lower() for name in server.classes]
+    return bool(knowledge.speaks_of(server.classes))
 
 
 def trust(server: Server) -> float:
@@ -43,8 +38,7 @@ def warm_start(server: Server, steps: int, learning_rate: float = 1e-3, knowledg
     """
     knowledge_weight *= trust(server)
     network = server.network()
-    batches = server.public_batches("warm start")
-    _train(network, batches, steps, learning_rate, lambda image, knowledge: knowledge, weight=knowledge_weight)
+    train_on_public(network, server.public_batches("warm start"), steps, learning_rate, weight=knowledge_weight)
     server.weights = _state(network, server.weights)
     server.record("warm_start", steps=steps, model=server.knowledge.model_name)
 
@@ -62,7 +56,7 @@ def zero_shot_gate(server: Server, threshold: float) -> bool:
     counts = server.count_recognised()
     if not counts:
         raise FedHelpError("zero-shot gate: no site could count what it recognises; see events.jsonl")
-    score = chance_corrected(counts)
+    score = pooled_score(counts)
     is_open = score > threshold
     server.signals[CLASS_COUNTS] = [
         sum(present for _, present in of_class) for of_class in zip(*counts.values(), strict=True)
@@ -71,15 +65,15 @@ def zero_shot_gate(server: Server, threshold: float) -> bool:
     return is_open
 
 
-def chance_corrected(counts: Mapping[str, list[tuple[int, int]]]) -> float:
-    """Return (balanced accuracy - 1/K) / (1 - 1/K) over all sites' images pooled; 0 is chance, 1 perfect."""
-    if not counts:
-        return 0.0
-    classes = len(next(iter(counts.values())))
-    totals = [[sum(site[k][part] for site in counts.values()) for part in (0, 1)] for k in range(classes)]
-    recalls = [recognised / present for recognised, present in totals if present]
-    chance = 1 / classes
-    return (sum(recalls) / len(recalls) - chance) / (1 - chance) if recalls else 0.0
+def pooled_score(counts: Mapping[str, list[tuple[int, int]]]) -> float:
+    """Return (balanced accuracy - 1/K) / (1 - 1/K) over all sites' images pooled; 0 is chance, 1 perfect.
+
+    Args:
+        counts: by site, of each class the recognised and the present images. Without an image the score is 0.
+    """
+    by_class = zip(*counts.values(), strict=True)
+    totals = [(sum(right for right, _ in sites), sum(present for _, present in sites)) for sites in by_class]
+    return chance_corrected(mean_recall(totals), len(totals)) if any(present for _, present in totals) else 0.0
 
 
 def distil_updates(server: Server, steps: int, learning_rate: float, use_knowledge: bool = True) -> None:
@@ -101,7 +95,8 @@ def distil_updates(server: Server, steps: int, learning_rate: float, use_knowled
         return mean.clamp_min(1e-12).log()
 
     network = server.network()
-    _train(network, server.public_batches("distillation"), steps, learning_rate, target, decay=False, labels=False)
+    batches = server.public_batches("distillation")
+    train_on_public(network, batches, steps, learning_rate, target=target, labels=False, decay=False)
     server.weights = _state(network, server.weights)
 
 
@@ -120,30 +115,6 @@ def overtaken(server: Server) -> int | None:
         if len(gains) > 1 and fmean(gains) > stdev(gains) / math.sqrt(len(gains)):
             return number
     return None
-
-
-def _train(
-    network: nn.Module,
-    batches: Batches,
-    steps: int,
-    learning_rate: float,
-    target: Target,
-    decay: bool = True,
-    labels: bool = True,
-    weight: float = 1.0,
-) -> None:
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=1e-4)
-    network.train()
-    for step, batch in enumerate(islice(batches, steps)):
-        if decay:
-            optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-        image = torch.as_tensor(batch["image"])
-        knowledge = torch.as_tensor(batch[KNOWLEDGE]) if KNOWLEDGE in batch and weight else None
-        expected = torch.as_tensor(batch["label"]) if labels and "label" in batch else None
-        loss = public_loss(network(image), target(image, knowledge), expected, weight)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
 
 
 def _state(network: nn.Module, like: Mapping[str, Tensor]) -> dict[str, Tensor]:

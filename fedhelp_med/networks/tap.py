@@ -23,6 +23,7 @@ class FeatureTap:
         InputError: when ``network`` has no such module.
 
     Example:
+        >>> import torch
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Linear(3, 2))
         >>> with FeatureTap(network, "2") as tap:
         ...     logits = network(torch.zeros(1, 1, 2, 2))

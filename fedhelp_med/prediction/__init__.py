@@ -1,6 +1,6 @@
 """A trained network on new images: what ``fedhelp predict`` does."""
 
-from fedhelp_med.prediction.job import Outcome, predict_source
-from fedhelp_med.prediction.model import Model, load_model
+from fedhelp_med.prediction.job import predict_source
+from fedhelp_med.prediction.model import load_model
 
-__all__ = ["Model", "Outcome", "load_model", "predict_source"]
+__all__ = ["load_model", "predict_source"]

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from monai.data import MetaTensor
 
-from fedhelp_med.common.errors import FedHelpError, InputError
-from fedhelp_med.common.files import replacing, write_json, write_text
+from fedhelp_med.common.errors import FedHelpError
+from fedhelp_med.common.files import check_empty, replacing, write_json, write_text
 from fedhelp_med.data.scan_files import ScanFiles
 from fedhelp_med.data.studies import Study, find_studies
 from fedhelp_med.prediction.model import Model
@@ -57,8 +57,7 @@ def predict_source(
         InputError: ``out`` holds something, or ``source`` does not exist.
         FedHelpError: not one image could be predicted; ``rejected.csv`` says why.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: exists and is not empty; choose another folder")
+    check_empty(out)
     outcome = Outcome()
     with tempfile.TemporaryDirectory(prefix="fedhelp-") as unpacked:
         found, rejected = find_studies(source, Path(unpacked) / "zip")

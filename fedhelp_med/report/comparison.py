@@ -12,19 +12,18 @@ from fedhelp_med.federation.comparison import Cell
 from fedhelp_med.federation.site import studies_file
 from fedhelp_med.federation.workspace import Row, key_metric
 from fedhelp_med.methods import ROLES
+from fedhelp_med.metrics import one_against_rest_auc, weighted_balanced_accuracy
 from fedhelp_med.report.statistics import (
     Floats,
     degrees_of_freedom,
     holm,
     mean_of_defined,
-    one_against_rest_auc,
     patient_counts,
     seed_weights,
     smallest_detectable,
     standard_error,
     t_interval,
     t_test,
-    weighted_balanced_accuracy,
     weighted_mean,
 )
 from fedhelp_med.report.studies import read_studies

@@ -63,57 +63,6 @@ def weighted_mean(values: Floats, weights: Floats) -> Floats:
     return _ratio(weights[:, defined] @ values[defined], total)
 
 
-def weighted_auc(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Floats:
-    """Area under the ROC curve of each weighted sample: the share of pairs in the right order, ties half.
-
-    It is the Mann-Whitney statistic (Hanley and McNeil, "The meaning and use of the area under a ROC curve", 1982),
-    by cumulated weights over the sorted scores.
-
-    Args:
-        scores: ``N``, higher for likelier positives.
-        positive: ``N``.
-        weights: ``B, N``.
-
-    Returns:
-        Floats: ``B``; NaN where a sample has only one of the two classes.
-    """
-    order = np.argsort(scores, kind="stable")
-    scores, positive, weights = scores[order], positive[order], weights[:, order]
-    before = np.zeros((len(weights), len(scores) + 1))
-    np.cumsum(np.where(positive, 0, weights), axis=1, out=before[:, 1:])
-    lower = before[:, np.searchsorted(scores, scores[positive], "left")]
-    upper = before[:, np.searchsorted(scores, scores[positive], "right")]
-    own = weights[:, positive]
-    return _ratio((own * (lower + upper)).sum(1) / 2, own.sum(1) * before[:, -1])
-
-
-def one_against_rest_auc(probabilities: Floats, labels: Floats, weights: Floats) -> Floats:
-    """Mean over the classes of each class's area against the rest; with two classes that of the second.
-
-    A class that a sample does not have, or has only, is left out of that sample's mean.
-
-    Args:
-        probabilities: ``N, C``.
-        labels: ``N``, class indices.
-        weights: ``B, N``.
-    """
-    classes = probabilities.shape[1]
-    areas = []
-    for index in [1] if classes == 2 else range(classes):
-        others = probabilities.sum(1, where=np.arange(classes) != index)
-        with np.errstate(divide="ignore"):  # log-odds keep the order of probabilities that were rounded to 1
-            scores = np.log(probabilities[:, index]) - np.log(others)
-        areas.append(weighted_auc(scores, labels == index, weights))
-    return mean_of_defined(np.stack(areas), 0)
-
-
-def weighted_balanced_accuracy(probabilities: Floats, labels: Floats, weights: Floats) -> Floats:
-    """Mean over the classes that a sample has of the share of their studies that are recognised: ``B``."""
-    right = (probabilities.argmax(1) == labels).astype(np.float64)
-    recalls = [weighted_mean(np.where(labels == label, right, np.nan), weights) for label in np.unique(labels)]
-    return mean_of_defined(np.stack(recalls), 0)
-
-
 def standard_error(draws: Floats) -> float:
     """Standard deviation of bootstrap draws; NaN draws are left out."""
     defined = draws[np.isfinite(draws)]

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from fedhelp_med.common.errors import InputError
-from fedhelp_med.common.files import alone_in, remove_leftovers, replacing, replacing_folder, write_json, write_text
+from fedhelp_med.common.files import (
+    alone_in,
+    check_empty,
+    remove_leftovers,
+    replacing,
+    replacing_folder,
+    write_json,
+    write_text,
+)
 
 WORKER = Path(__file__).with_name("common_crash_worker.py")
 
@@ -221,3 +229,13 @@ def test_json_has_null_for_numbers_that_are_not_finite(tmp_path: Path) -> None:
     )
     content = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
     assert content == {"a": [None, 1.5, [None]], "b": {"c": "NaN", "d": True, "e": None}}
+
+
+def test_results_go_into_a_new_or_empty_folder(tmp_path: Path) -> None:
+    check_empty(tmp_path / "new")
+    (tmp_path / "full" / "empty").mkdir(parents=True)
+    check_empty(tmp_path / "full" / "empty")
+    (tmp_path / "file").touch()
+    for name in ("full", "file"):
+        with pytest.raises(InputError, match=f"{name}: exists and is not empty; choose another --out"):
+            check_empty(tmp_path / name)

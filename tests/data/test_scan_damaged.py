@@ -282,6 +282,7 @@ ZIPS = {
     "absolute path": ({"name": "/tmp/escaped.txt"}, "leads outside its folder"),
     "drive": ({"name": "C:\\escaped.txt"}, "leads outside its folder"),
     "symbolic link": ({"name": "link", "attributes": 0o120777 << 16}, "a symbolic link"),
+    "nameless": ({"name": ""}, "leads outside"),
     "bomb": ({"name": "bomb.nii", "content": bytes(80 * 2**20)}, "a zip bomb"),
     "encrypted": ({"name": "secret.dcm", "flags": 1}, "is encrypted"),
     "the same name twice": ({"name": "good/picture.png"}, "stands twice"),

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.engines import LARGE_LOSS, LARGE_PRED
-from fedhelp_med.handlers import ForwardDistillation, RankingDistillation, SplitMetric, accuracy
+from fedhelp_med.handlers import ForwardDistillation, RankingDistillation, SplitMetric
+from fedhelp_med.metrics import accuracy
 
 
 def trained_with(*handlers: Any) -> tuple[nn.Module, nn.Module]:

@@ -21,7 +21,7 @@ from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.federation.runner import run_federation
 from fedhelp_med.federation.task import task_constants
 from fedhelp_med.foundation import PublicKnowledge, acquire, load_local_model, train_stand_in
-from fedhelp_med.methods.server_steps import chance_corrected
+from fedhelp_med.methods.server_steps import pooled_score
 
 pytestmark = pytest.mark.integration
 
@@ -133,7 +133,7 @@ def test_the_recommended_preset_opens_its_gate_and_warms_up(federation_of, tmp_p
     assert {name: sum(there for _, there in site) for name, site in counts.items()} == {
         name: training * pixels for name, _, training in SITES
     }
-    assert gate["score"] == pytest.approx(chance_corrected(counts), abs=1e-4) and gate["score"] > 0.6
+    assert gate["score"] == pytest.approx(pooled_score(counts), abs=1e-4) and gate["score"] > 0.6
     deployed = {
         row.site: row.value for row in workspace.final() if (row.model, row.metric) == ("deployed", "dice_mean")
     }

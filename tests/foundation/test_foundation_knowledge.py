@@ -53,6 +53,15 @@ def test_labels_and_answers(tmp_path, path):
     assert all(set(item) == {"image", "label", "knowledge"} for item in knowledge.items)
 
 
+@pytest.mark.parametrize(
+    ("names", "speaks"),
+    [(("No Lesion", "LESION"), True), (("lesion", "no lesion"), False), (("no lesion",), False), ((), False)],
+)
+def test_the_classes_that_it_speaks_of_are_told_by_their_names_in_order(tmp_path, names, speaks):
+    knowledge = PublicKnowledge(write_public(tmp_path, range(3), labels=[1, 0, 1], classes=("no lesion", "lesion")))
+    assert knowledge.speaks_of(names) == speaks
+
+
 def test_unanswered_images_are_counted(tmp_path, path):
     acquire(write_public(tmp_path, range(4)), make_model(), path)
     datalist = write_public(tmp_path, [0, 1, 2, 3, 8, 9, 9])

@@ -6,16 +6,18 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from dicom_samples import write_radiograph
 from foundation_phantoms import SPEC, CountingNetwork, make_model, write_public
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mask_sites import write_mask_site
+from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.foundation import InputSpec, Ledger, LocalFoundationModel, PublicKnowledge, acquire, cover
-from fedhelp_med.foundation.masks import read_mask
+from fedhelp_med.foundation.masks import mask_of_size
 from fedhelp_med.foundation.quality import calibration_error, class_quality, fit_temperature, mask_quality
 
 
@@ -219,10 +221,27 @@ def test_a_mask_keeps_its_classes_when_it_is_resized(tmp_path):
     mask = np.zeros((8, 6), np.uint8)
     mask[4:, 3:] = 2
     nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii")
-    small = read_mask(tmp_path / "mask.nii", (4, 3), classes=3)
+    small = mask_of_size(tmp_path / "mask.nii", (4, 3), classes=3)
     np.testing.assert_array_equal(small[:, 1:], [[0, 0], [0, 0], [0, 2], [0, 2]])
     with pytest.raises(InputError, match="is no mask of 2 classes"):
-        read_mask(tmp_path / "mask.nii", (4, 3), classes=2)
+        mask_of_size(tmp_path / "mask.nii", (4, 3), classes=2)
+
+
+def test_a_masks_palette_is_not_its_content(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1, 1], [2, 0, 0]], np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 250, 80, 80, 80, 250, 80])
+    picture.save(tmp_path / "mask.png")
+    found = mask_of_size(tmp_path / "mask.png", (3, 2), classes=3)
+    assert found.tolist() == [[0, 2], [1, 0], [1, 0]]  # columns first
+
+
+def test_a_masks_stored_values_are_not_rescaled(tmp_path):
+    # As some writers do: class indices under a rescale slope that is meant for display.
+    def rescale(number, dataset):
+        dataset.RescaleSlope, dataset.RescaleIntercept = 100, -7
+
+    write_radiograph(tmp_path / "mask.dcm", np.array([[0, 1], [2, 1]], np.uint16), edit=rescale)
+    assert sorted(mask_of_size(tmp_path / "mask.dcm", (2, 2), classes=3).flatten().tolist()) == [0, 1, 1, 2]
 
 
 def test_an_embedding_has_a_size_and_no_classes(tmp_path, path):

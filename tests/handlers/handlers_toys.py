@@ -1,6 +1,6 @@
 """A network with a named head, trainers around it, and what they did."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -88,6 +88,11 @@ def reciprocal(proxy: nn.Module, large: nn.Module, batches: list[Batch], *handle
         decollate=False,
         **options,
     )
+
+
+def rising(value: float, length: int) -> Callable[[Any], float]:
+    """A schedule from 0 in the first iteration to ``value`` in the iteration ``length``, then constant."""
+    return lambda engine: value * min(1.0, (engine.state.iteration - 1) / (length - 1))
 
 
 def divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:

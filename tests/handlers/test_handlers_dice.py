@@ -1,19 +1,17 @@
-"""The Dice coefficient of studies: values by hand, MONAI's own, absent classes, a real evaluator."""
+"""The Dice coefficients of a split: their names, and a real evaluator."""
 
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
-from monai.metrics import compute_dice
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from fedhelp_med.common.errors import InputError
-from fedhelp_med.handlers import StudyDice, StudyResults, dice_metrics, dice_names, study_dice
+from fedhelp_med.handlers import StudyDice, StudyResults, dice_metrics, dice_names
+from fedhelp_med.metrics import study_dice
 
 CLASSES = ("background", "grey matter", "white matter")
 
@@ -21,43 +19,6 @@ CLASSES = ("background", "grey matter", "white matter")
 def logits_of(predicted: Tensor, classes: int) -> Tensor:
     """Logits ``B, C, spatial`` whose likeliest class is ``predicted`` (``B, spatial``)."""
     return one_hot(predicted, classes).movedim(-1, 1).float() * 3 - 1
-
-
-def test_dice_by_hand() -> None:
-    label = torch.tensor([[[[0, 0, 1, 1], [0, 2, 2, 1]]]])
-    predicted = torch.tensor([[[0, 1, 1, 1], [2, 2, 0, 0]]])
-    # class 1: 2 shared, 3 predicted, 3 there; class 2: 1 shared, 2 and 2
-    expected = torch.tensor([[2 * 2 / 6, 2 * 1 / 4]], dtype=torch.float64)
-    torch.testing.assert_close(study_dice(logits_of(predicted, 3), label), expected)
-
-
-def test_absent_classes_count_only_where_one_side_has_them() -> None:
-    label = torch.tensor([[[[0, 0, 0, 1]]], [[[0, 0, 0, 1]]]])
-    predicted = torch.tensor([[[0, 0, 0, 1]], [[0, 2, 0, 0]]])
-    table = study_dice(logits_of(predicted, 3), label)
-    assert table[0].tolist() == [1.0, pytest.approx(math.nan, nan_ok=True)]
-    assert table[1].tolist() == [0.0, 0.0]  # one missed, one invented
-
-
-def test_one_sigmoid_channel_is_two_classes() -> None:
-    logits = torch.tensor([[[[2.0, -1.0, 0.5, -3.0]]]])
-    label = torch.tensor([[[[1, 1, 0, 0]]]])
-    assert study_dice(logits, label).tolist() == [[0.5]]
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**16), st.integers(2, 5), st.sampled_from([(4, 4), (3, 4, 2)]))
-def test_it_is_monais_dice_where_the_label_has_the_class(seed: int, classes: int, spatial: tuple[int, ...]) -> None:
-    random = torch.Generator().manual_seed(seed)
-    logits = torch.randn(3, classes, *spatial, generator=random)
-    label = torch.randint(0, classes, (3, 1, *spatial), generator=random)
-    hot = [one_hot(indices, classes).movedim(-1, 1) for indices in (logits.argmax(1), label[:, 0])]
-    reference = compute_dice(*hot, include_background=False)
-    table = study_dice(logits, label)
-    there = ~reference.isnan()
-    torch.testing.assert_close(table[there], reference[there].double())
-    found = table[~table.isnan()]
-    assert ((found >= 0) & (found <= 1)).all()
 
 
 def test_names() -> None:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from handlers_toys import Batch, Gradients, Toy, divergence, guided, make_batches, supervised
+from handlers_toys import Batch, Gradients, Toy, divergence, guided, make_batches, rising, supervised
 from ignite.engine import Events
 from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedhelp_med.common.errors import InputError
-from fedhelp_med.handlers import KNOWLEDGE, LinearWarmUp
+from fedhelp_med.handlers import KNOWLEDGE
 
 CHANNELS = 4
 """Classes of the public set: not the three of the task."""
@@ -222,7 +222,7 @@ def test_at_weight_zero_the_public_set_is_not_even_read() -> None:
 def test_a_schedule_decides_when_guidance_acts() -> None:
     batch = public("label")
     network = Toy()
-    schedule = LinearWarmUp(2.0, length=3, unit="iteration")
+    schedule = rising(2.0, length=3)
     trainer, handler = guided(network, make_batches(1) * 4, [batch], "head", CHANNELS, weight=schedule)
     losses: list[float] = []
 
@@ -270,7 +270,7 @@ def test_it_takes_a_torch_loader() -> None:
 
 def test_a_public_batch_with_nothing_to_learn_from_is_refused() -> None:
     trainer, _ = guided(Toy(), make_batches(), [public()], "head", CHANNELS)
-    with pytest.raises(InputError, match="neither a label nor the foundation model's knowledge"):
+    with pytest.raises(InputError, match="neither a label nor an answer of the foundation model"):
         trainer.run()
 
 

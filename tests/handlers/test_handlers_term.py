@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from handlers_toys import Gradients, Toy, make_batches, reciprocal, supervised
+from handlers_toys import Gradients, Toy, make_batches, reciprocal, rising, supervised
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
 from fedhelp_med.engines import LARGE_LOSS
-from fedhelp_med.handlers import LinearWarmUp, LossTerm
+from fedhelp_med.handlers import LossTerm
 
 
 class Weighs(LossTerm):
@@ -66,7 +66,7 @@ def test_a_term_joins_the_loss_that_it_names() -> None:
 
 def test_the_average_is_over_the_iterations_in_which_the_term_acted() -> None:
     network = Toy()
-    handler = Weighs(LinearWarmUp(1.0, length=3, unit="iteration"))  # 0, 1/2, 1, 1
+    handler = Weighs(rising(1.0, length=3))  # 0, 1/2, 1, 1
     supervised(network, make_batches(4), handler).run()
     assert handler.calls == 3
     assert handler.average == pytest.approx((0.5 * 2 + 1 * 3 + 1 * 4) / 3 * length(network), rel=1e-5)

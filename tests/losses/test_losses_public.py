@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedhelp_med.losses import ForwardDistillationLoss, LogitsError, public_loss
+from fedhelp_med.losses import ForwardDistillationLoss, LogitsError, public_loss, sum_of_terms
 
 LOGITS, TEACHER, LABELS = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
 
@@ -39,6 +39,14 @@ def test_one_channel_is_two_classes(spatial: tuple[int, ...]) -> None:
     labels = torch.randint(0, 2, (4, 1, *spatial) if spatial else (4,))
     both = torch.cat([torch.zeros_like(z), z], 1)
     torch.testing.assert_close(public_loss(z, teacher, labels), public_loss(both, teacher, labels))
+
+
+def test_absent_terms_do_not_count() -> None:
+    one, other = torch.tensor(2.0), torch.tensor(0.5)
+    assert sum_of_terms(one, None, other).item() == 2.5
+    assert sum_of_terms(None, other).item() == 0.5
+    with pytest.raises(LogitsError, match="it has no embedding to learn from"):
+        sum_of_terms(None, None, absent="no embedding")
 
 
 def test_nothing_to_learn_from_is_refused() -> None:

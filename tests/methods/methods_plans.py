@@ -1,14 +1,24 @@
 """What a site would execute under a method."""
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from monai.bundle import ConfigParser
 
+from fedhelp_med.foundation import PublicKnowledge
 from fedhelp_med.methods import Role, RolePlan, create_method
 
 BUNDLE = Path(str(files("fedhelp_med"))) / "bundles" / "fedhelp_classification"
+
+
+class Known(SimpleNamespace):
+    """What a server knows of its public set: the attributes that it is given."""
+
+    def speaks_of(self, classes: Sequence[str]) -> bool:
+        return PublicKnowledge.speaks_of(self, classes)  # type: ignore[arg-type]
 
 
 def plan_of(name: str, preset: str, role: Role, **settings: Any) -> RolePlan:

@@ -3,10 +3,10 @@
 import copy
 from collections.abc import Iterator, Mapping
 from itertools import cycle
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from methods_plans import Known
 from torch import Tensor, nn
 
 from fedhelp_med.methods.server_steps import distil_updates, warm_start
@@ -17,7 +17,7 @@ class DenseServer:
 
     def __init__(self, batches: list[dict[str, Tensor]]) -> None:
         self.round, self.rounds, self.classes = 0, 4, ("background", "a", "b")
-        self.knowledge = SimpleNamespace(classes=self.classes, model_name="stand-in 1")
+        self.knowledge = Known(classes=self.classes, model_name="stand-in 1")
         self.signals: dict[str, Any] = {}
         self.updates: dict[str, Mapping[str, Tensor]] = {}
         self.batches = batches

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from methods_plans import Known
 from monai.bundle import ConfigParser
 from torch import Tensor, nn
 
@@ -17,10 +18,10 @@ from fedhelp_med.handlers import GATE, KNOWLEDGE
 from fedhelp_med.methods import create_method
 from fedhelp_med.methods.base import CLASS_COUNTS
 from fedhelp_med.methods.server_steps import (
-    chance_corrected,
     distil_updates,
     knows_the_task,
     overtaken,
+    pooled_score,
     warm_start,
     zero_shot_gate,
 )
@@ -36,9 +37,7 @@ class OnlyServer:
     def __init__(self, batches: list[dict[str, Tensor]], counts: Counts | None = None, channels: int = 2) -> None:
         self.round, self.rounds = 0, 4
         self.classes = ("Healthy", "Lesion")
-        self.knowledge: Any = SimpleNamespace(
-            classes=("healthy", "lesion"), model_name="stand-in 1", items=batches or [{}]
-        )
+        self.knowledge: Any = Known(classes=("healthy", "lesion"), model_name="stand-in 1", items=batches or [{}])
         self.signals: dict[str, Any] = {}
         self.updates: dict[str, Mapping[str, Tensor]] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -87,7 +86,7 @@ def snapshot(server: OnlyServer) -> dict[str, Tensor]:
 
 def test_the_score_by_hand() -> None:
     # Class 0: 9 of 10, class 1: 1 + 9 of 1 + 10; mean (0.9 + 10/11) / 2, of which one half is chance
-    assert chance_corrected(GOOD) == pytest.approx(((0.9 + 10 / 11) / 2 - 0.5) / 0.5)
+    assert pooled_score(GOOD) == pytest.approx(((0.9 + 10 / 11) / 2 - 0.5) / 0.5)
 
 
 @pytest.mark.parametrize(
@@ -104,21 +103,21 @@ def test_the_score_by_hand() -> None:
     ],
 )
 def test_scores(counts: Counts, score: float) -> None:
-    assert chance_corrected(counts) == pytest.approx(score)
+    assert pooled_score(counts) == pytest.approx(score)
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=2, max_size=2), min_size=1))
 @settings(deadline=None)
 def test_the_score_is_bounded_and_does_not_depend_on_how_images_are_spread(sites: list[Any]) -> None:
     counts = {str(n): [(right, right + wrong) for right, wrong in site] for n, site in enumerate(sites)}
-    score = chance_corrected(counts)
+    score = pooled_score(counts)
     assert -1 <= score <= 1
     pooled = [tuple(sum(site[k][part] for site in counts.values()) for part in (0, 1)) for k in (0, 1)]
-    assert chance_corrected({"all": pooled}) == pytest.approx(score)
+    assert pooled_score({"all": pooled}) == pytest.approx(score)
 
 
 def test_the_gate_opens_above_its_threshold_only() -> None:
-    server, score = OnlyServer([], GOOD), chance_corrected(GOOD)
+    server, score = OnlyServer([], GOOD), pooled_score(GOOD)
     assert zero_shot_gate(server, score - 0.01)
     assert not zero_shot_gate(server, score)
     assert server.signals == {CLASS_COUNTS: [10, 11]}  # what there is, recognised or not

@@ -1,9 +1,12 @@
 """The small and large networks: sizes, heads, shapes, and no batch normalisation in 2-D and 3-D."""
 
 from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -17,6 +20,7 @@ from fedhelp_med.networks import (
 )
 from fedhelp_med.networks.factories import CLASSIFIER_HEAD, SEGMENTER_HEAD
 
+BUNDLES = Path(str(files("fedhelp_med"))) / "bundles"
 Factory = Callable[[int, int, int], nn.Module]
 FACTORIES: dict[str, tuple[Factory, str, int]] = {
     "small_classifier": (small_classifier, CLASSIFIER_HEAD, 20_000),
@@ -49,6 +53,25 @@ def test_a_factory_network_learns_and_has_no_batch_normalisation(
 def test_a_factory_network_is_as_large_as_its_docstring_says(make: Factory, head: str, size: int) -> None:
     assert sum(parameter.numel() for parameter in make(2, 1, 2).parameters()) == pytest.approx(size, rel=0.1)
     assert f"{size:,} parameters in 2-D; head ``{head}``" in (make.__doc__ or "")
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize(
+    ("bundle", "key", "make"),
+    [
+        ("fedhelp_classification", "network_def", small_classifier),
+        ("fedhelp_classification", "large_network_def", large_classifier),
+        ("fedhelp_segmentation", "network_def", small_segmenter),
+        ("fedhelp_segmentation", "large_network_def", large_segmenter),
+    ],
+)
+def test_a_bundles_network_is_the_factorys(bundle: str, key: str, make: Factory, spatial_dims: int) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLES / bundle / "configs" / "train.json"))
+    parser.update({"spatial_dims": spatial_dims, "in_channels": 3, "num_classes": 4})
+    states = [network.state_dict() for network in (parser.get_parsed_content(key), make(spatial_dims, 3, 4))]
+    own, factory = ({name: tuple(value.shape) for name, value in state.items()} for state in states)
+    assert list(own.items()) == list(factory.items())  # in the same order, so that a seed gives the same weights
 
 
 @pytest.mark.parametrize("make", [factory for factory, *_ in FACTORIES.values()], ids=FACTORIES)

@@ -17,7 +17,7 @@ from fedhelp_med.federation.config import Foundation
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.federation.workspace import Row
 from fedhelp_med.foundation import InputSpec, Ledger, ModelDescription
-from fedhelp_med.handlers import auc
+from fedhelp_med.metrics import auc
 from fedhelp_med.report.comparison import compare_methods, difference, read_results
 from fedhelp_med.report.comparison_sheets import comparison_sheets, disparity_csv, methods_csv, networks_sheet
 from fedhelp_med.report.disparity import disparities, foundation_calls, site_costs

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_med.common.errors import InputError
-from fedhelp_med.common.files import replacing_folder, write_json, write_text
+from fedhelp_med.common.files import check_empty, replacing_folder, write_json, write_text
 from fedhelp_med.federation.config import FederationFile
 from fedhelp_med.federation.loading import SHIPPED_BUNDLES, Federation, bundle_folder
 from fedhelp_med.federation.nvflare.plan import PLAN, Plan, plan_of, run_name, write_plan
@@ -41,7 +41,7 @@ def export_job(federation: Federation, out: Path) -> Plan:
     Raises:
         InputError: when ``out`` is not empty, or the federation's networks do not fit its data.
     """
-    _check_empty(out)
+    check_empty(out)
     constants = task_constants(federation)
     check_networks(federation, constants)
     plan = plan_of(federation, constants)
@@ -63,7 +63,7 @@ def export_acquisition(file: FederationFile, source: Path, model: Path, site: st
     Raises:
         InputError: when ``out`` is not empty, there is no such site, or the file names no public set or ledger.
     """
-    _check_empty(out)
+    check_empty(out)
     if site not in (names := sorted(entry.name for entry in file.sites)):
         raise InputError(f"--at: {source} has no site {site!r}; its sites are {', '.join(names)}")
     if file.public is None or file.foundation is None:
@@ -75,11 +75,6 @@ def export_acquisition(file: FederationFile, source: Path, model: Path, site: st
     with replacing_folder(out.absolute()) as folder:
         write_job(plan, bundle_folder(file.bundle), folder)
     return plan
-
-
-def _check_empty(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: exists and is not empty; choose another --out")
 
 
 def write_job(plan: Plan, bundle: Path, folder: Path, silence: float = SILENCE_SECONDS) -> None:
