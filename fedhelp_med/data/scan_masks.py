@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fedhelp_med.data.labels_masks import (
     MAXIMUM_CLASSES,
@@ -17,7 +18,7 @@ from fedhelp_med.data.labels_masks import (
 from fedhelp_med.data.labels_objects import Structure, read_structures, referenced_series
 from fedhelp_med.data.labels_table import class_index
 from fedhelp_med.data.scan_files import ScanFiles
-from fedhelp_med.data.studies import LabelObject, Study
+from fedhelp_med.data.studies import LabelObject, Study, stem
 from fedhelp_med.data.walk import Rejected
 from fedhelp_med.transforms import ImageError, read_image
 
@@ -78,7 +79,7 @@ def masks_from_pattern(
             result.rejected += [Rejected(path, reason) for path in (*study.files, mask)]
             continue
         highest = max(highest, *own)
-        result.studies.append((study, _as_units(mask, files) if unit else mask))
+        result.studies.append((study, _as_units(mask, root, files) if unit else mask))
     result.classes = declared or (BACKGROUND, *(f"class {index}" for index in range(1, max(highest, 1) + 1)))
     if unit:
         result.notes.append("masks of 0 and 255 were written again as 0 and 1")
@@ -89,6 +90,8 @@ def masks_from_objects(
     labels: Sequence[LabelObject], studies: Sequence[Study], declared: tuple[str, ...] | None, files: ScanFiles
 ) -> MaskedStudies:
     """Draw DICOM SEG and RTSTRUCT objects into the grids of the series that they refer to.
+
+    Where regions overlap, the one of the later class counts.
 
     Raises:
         InputError: there are contours, and the extra ``dicom`` is not installed.
@@ -112,6 +115,7 @@ def masks_from_objects(
     left_out = sorted(name for name in names if class_index(name, result.classes) is None)
     if left_out:
         result.notes.append(f"regions left out, which are none of the classes: {', '.join(left_out)}")
+    overlaps: dict[tuple[int, int], list[int]] = {}
     for study in studies:
         items = found.get(study.series, []) if study.kind == "dicom" else []
         if not items:
@@ -119,15 +123,44 @@ def masks_from_objects(
             result.rejected += [Rejected(path, reason) for path in study.files]
             continue
         affine = read_image(study.files).affine
-        values = np.zeros(items[0].mask.shape, np.int64)
-        for item in items:
-            index = class_index(item.name, result.classes)
-            if index is not None:
-                values[item.mask] = index
-        result.studies.append((study, files.mask(f"{study.patient}-{study.series}", values, affine)))
+        values = _paint(items, result.classes, overlaps)
+        origin = f"{study.series} {study.description}"
+        result.studies.append((study, files.mask(f"{study.patient}-{study.series}", origin, values, affine)))
+    for (lower, upper), counts in sorted(overlaps.items()):
+        under, over = result.classes[lower], result.classes[upper]
+        result.notes.append(
+            f"{over} lies over {under} in {len(counts)} image(s), {sum(counts)} voxel(s): the later class counts; "
+            "give --classes with what lies inside after what holds it"
+        )
     return result
 
 
-def _as_units(mask: Path, files: ScanFiles) -> Path:
+def _paint(
+    structures: Sequence[Structure], classes: Sequence[str], overlaps: dict[tuple[int, int], list[int]]
+) -> npt.NDArray[np.int64]:
+    """Draw the regions of one image in the order of their classes, whatever that of the file.
+
+    Args:
+        structures: the regions.
+        classes: names by index.
+        overlaps: the voxels in which one class covers an earlier one are added, a number an image.
+    """
+    values = np.zeros(structures[0].mask.shape, np.int64)
+    found = [(class_index(item.name, classes), item.mask) for item in structures]
+    for index, mask in sorted(((index, mask) for index, mask in found if index), key=lambda pair: pair[0]):
+        for lower, count in zip(*np.unique(values[mask], return_counts=True), strict=True):
+            if lower not in (0, index):
+                overlaps.setdefault((int(lower), index), []).append(int(count))
+        values[mask] = index
+    return values
+
+
+def _as_units(mask: Path, root: Path, files: ScanFiles) -> Path:
     image = read_image(mask, mask=True)
-    return files.mask(f"{mask.parent.name}-{mask.stem}", (image.array > 0).astype(np.int64), image.affine)
+    values = (image.array > 0).astype(np.int64)
+    return files.mask(f"{mask.parent.name}-{stem(mask)}", _below(mask, root), values, image.affine)
+
+
+def _below(path: Path, root: Path) -> str:
+    """A path from the scanned folder: the same wherever the disk is mounted."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()

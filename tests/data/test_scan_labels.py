@@ -146,6 +146,22 @@ def test_masks_that_do_not_fit_and_masks_of_0_and_255(tmp_path):
     assert result.notes == ["masks of 0 and 255 were written again as 0 and 1"]
 
 
+@pytest.mark.parametrize("places", [("1/masks/s", "2/masks/s"), ("masks/左", "masks/右"), ("masks/a_1", "masks/a-1")])
+def test_masks_that_are_written_again_keep_to_their_images(places, tmp_path):
+    for number, place in enumerate(places):
+        path = tmp_path / "data" / f"{place}.png"
+        picture(path.parents[1] / "images" / path.name)
+        white = np.zeros((6, 8), np.uint8)
+        white[number] = 255
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(white).save(path)
+    datalist, _, _ = run(tmp_path, masks="../masks/{name}.png")
+    found = {item["image"]: LoadStudy(mask=True)(item["label"]).numpy() for item in datalist.splits["training"]}
+    for number, place in enumerate(places):
+        path = tmp_path / "data" / f"{place}.png"
+        assert found[str(path.parents[1] / "images" / path.name)][:, number].all()
+
+
 def test_masks_beyond_the_classes(tmp_path):
     picture(tmp_path / "data/a.png")
     picture(tmp_path / "data/b.png")
@@ -190,6 +206,21 @@ def test_contours_become_a_mask_with_their_holes(tmp_path):
     expected[2:10, 2:9, 2] = 1
     expected[4:7, 4:6, 2] = 0
     np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("names", [("Tumour", "Liver"), ("Liver", "Tumour")])
+def test_of_regions_that_overlap_the_later_class_counts_in_any_order_of_the_file(names, tmp_path):
+    write_series(tmp_path / "data/series")
+    masks = {"Liver": blob(slice(1, 5), slice(1, 5), slice(1, 4)), "Tumour": blob(slice(2, 4), 2, 2)}
+    source = dcmread(tmp_path / "data/series/000.dcm")
+    write_segmentation(tmp_path / "data/seg.dcm", {name: masks[name] for name in names}, oblique(), source)
+    datalist, _, result = run(tmp_path, classes=("background", "liver", "tumour"))
+    mask = LoadStudy(mask=True)(datalist.splits["training"][0]["label"]).numpy()
+    np.testing.assert_array_equal(mask, np.where(masks["Tumour"], 2, masks["Liver"]))
+    assert result.notes == [
+        "tumour lies over liver in 1 image(s), 2 voxel(s): the later class counts; give --classes with what lies "
+        "inside after what holds it"
+    ]
 
 
 def test_label_objects_that_fit_nowhere_are_named(tmp_path):
