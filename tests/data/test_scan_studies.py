@@ -100,6 +100,51 @@ def test_a_zip_and_a_dicomdir_hold_the_same_studies_as_their_folder(tmp_path):
     assert "which is not there" in reasons[1] and "slice(s) missing" in reasons[0]
 
 
+@pytest.mark.parametrize(
+    "acquisition",
+    [lambda level, time: level, lambda level, time: level % 2],
+    ids=["a number a slice", "odd and even slices"],
+)
+def test_a_part_of_a_series_is_a_volume_only_if_it_visits_every_place_once(acquisition, tmp_path):
+    volume = ramp((7, 6, 4))
+    for time in range(5):
+        write_series(
+            tmp_path,
+            volume + time * 1000,
+            oblique(),
+            names=lambda level, time=time: f"{level}-{time}",
+            edit=lambda level, ds, time=time: (
+                setattr(ds, "AcquisitionNumber", acquisition(level, time)),
+                setattr(ds, "TemporalPositionIdentifier", time + 1),
+                setattr(ds, "SOPInstanceUID", f"1.2.3.{time}.{level + 1}"),
+            ),
+        )
+    studies, rejected = find_studies(tmp_path)
+    assert rejected == []
+    assert [study.description for study in studies] == [
+        f"MR test (TemporalPositionIdentifier {time + 1})" for time in range(5)
+    ]
+    for time, study in enumerate(studies):
+        np.testing.assert_array_equal(LoadStudy()(study.files).numpy(), volume + time * 1000)
+
+
+def test_halves_of_a_series_are_no_volumes(tmp_path):
+    for copy in range(2):  # nothing tells the copies apart, and the halves would have twice the spacing
+        write_series(
+            tmp_path,
+            ramp((7, 6, 4)),
+            oblique(),
+            names=lambda level, copy=copy: f"{level}-{copy}",
+            edit=lambda level, ds, copy=copy: (
+                setattr(ds, "AcquisitionNumber", 2 * (level % 2) + (level // 2 + copy) % 2),
+                setattr(ds, "SOPInstanceUID", f"1.2.3.{copy}.{level + 1}"),
+            ),
+        )
+    studies, rejected = find_studies(tmp_path)
+    assert studies == [] and len(rejected) == 8
+    assert all("slices at the same position" in item.reason for item in rejected)
+
+
 def test_the_volumes_of_one_series_are_told_apart(tmp_path):
     for echo in (1, 2):
         write_series(
