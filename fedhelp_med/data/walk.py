@@ -93,7 +93,7 @@ def unpack(path: Path, folder: Path) -> tuple[list[Path], list[Rejected]]:
     Raises:
         InputError: not a readable zip, or one that does not fit on the disk.
     """
-    files: list[Path] = []
+    files: set[Path] = set()
     rejected: list[Rejected] = []
     try:
         with zipfile.ZipFile(path) as archive:
@@ -108,7 +108,7 @@ def unpack(path: Path, folder: Path) -> tuple[list[Path], list[Rejected]]:
                 if reason is None:
                     reason = _extract(archive, entry, target)
                 if reason is None:
-                    files.append(target)
+                    files.add(target)
                 else:
                     rejected.append(Rejected(shown, reason))
     except ZIP_FAULTS as error:

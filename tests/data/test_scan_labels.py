@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -160,6 +161,77 @@ def test_masks_that_are_written_again_keep_to_their_images(places, tmp_path):
     for number, place in enumerate(places):
         path = tmp_path / "data" / f"{place}.png"
         assert found[str(path.parents[1] / "images" / path.name)][:, number].all()
+
+
+def test_masks_of_0_and_1_beside_masks_of_0_and_255(tmp_path):
+    for name, high in {"a": [1], "b": [255], "c": [1, 255]}.items():
+        picture(tmp_path / f"data/{name}.png")
+        values = np.zeros((6, 8), np.uint8)
+        values[0, : len(high)] = high
+        Image.fromarray(values).save(tmp_path / f"data/{name}_mask.png")
+    datalist, reasons, _ = run(tmp_path, masks="{name}_mask.png")
+    assert datalist.classes == ("background", "class 1")
+    for item in by_name(datalist).values():
+        assert np.argwhere(LoadStudy(mask=True)(item["label"]).numpy()).tolist() == [[0, 0]]
+    assert by_name(datalist)["a"]["label"].endswith("data/a_mask.png")  # as it was
+    assert "c_mask.png holds 1 and 255, other masks" in reasons["c.png"]
+
+
+def test_masks_whose_axes_run_otherwise_are_turned_onto_their_images(tmp_path):
+    expected, affine = np.zeros((7, 6, 5), np.uint8), oblique()
+    expected[1:3, 4, 0] = 1
+    flip = np.diag([1.0, -1.0, 1.0, 1.0])
+    flip[1, 3] = 5
+    mixed = np.zeros((4, 4))
+    mixed[[2, 0, 1, 3], range(4)] = 1  # axes D, W, H
+    shifted = affine.copy()
+    shifted[0, 3] += 2
+    masks = {  # dcm2niix writes rows from the bottom
+        "flipped": (expected[:, ::-1], affine @ flip),
+        "permuted": (expected.transpose(2, 0, 1), affine @ mixed),
+        "as the image": (expected, affine),
+        "shifted": (expected, shifted),
+    }
+    for name, (values, own) in masks.items():
+        write_series(tmp_path / "data" / name, patient=name)
+        nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(values), own), tmp_path / f"data/{name}.nii.gz")
+    datalist, reasons, result = run(tmp_path, masks="{name}.nii.gz")
+    assert sorted(by_name(datalist)) == ["as the image", "flipped", "permuted"]
+    for item in by_name(datalist).values():
+        mask = LoadStudy(mask=True)(item["label"])
+        np.testing.assert_array_equal(mask.numpy(), expected)
+        np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
+    assert "its mask shifted.nii.gz lies elsewhere than its image (another affine, corners 2 mm" in reasons["000.dcm"]
+    assert result.notes == ["2 mask(s) whose axes run otherwise than their images' were turned and rewritten"]
+
+
+def test_masks_in_colour(tmp_path):
+    grey = np.zeros((6, 8), np.uint8)
+    grey[1, 2] = 1
+    for name in "abc":
+        Image.fromarray(PIXELS.integers(0, 256, (6, 8, 3), np.uint8)).save(tmp_path / f"{name}.png")
+        (tmp_path / "data").mkdir(exist_ok=True)
+        shutil.move(tmp_path / f"{name}.png", tmp_path / f"data/{name}.png")
+    Image.fromarray(np.stack([grey] * 3, axis=-1)).save(tmp_path / "data/a_mask.png")
+    Image.fromarray(np.stack([grey * 3, grey, grey], axis=-1)).save(tmp_path / "data/b_mask.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "data/c_mask.png")
+    datalist, reasons, _ = run(tmp_path, masks="{name}_mask.png")
+    assert sorted(by_name(datalist)) == ["a", "c"]
+    for item in by_name(datalist).values():
+        assert LoadStudy(mask=True)(item["label"]).shape == (8, 6)
+    assert "has the shape (8, 6, 3), the image (8, 6, 3) (the last axis is of colour)" in reasons["b.png"]
+
+
+def test_the_folder_of_masks_is_listed_once(tmp_path, monkeypatch):
+    for number in range(30):
+        picture(tmp_path / f"data/images/{number}.png")
+        Image.fromarray(np.ones((6, 8), np.uint8)).save(tmp_path / f"data/images/{number}_mask_1.png")
+    listed = []
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: listed.append(path) or iterdir(path))
+    datalist, _, _ = run(tmp_path, masks="{name}_mask_*.png")
+    assert len(datalist.splits["training"]) == 30
+    assert len(listed) <= 2
 
 
 def test_masks_beyond_the_classes(tmp_path):
