@@ -21,6 +21,8 @@ from fedhelp_med.transforms.errors import ImageError, NotAnImageError, first_lin
 from fedhelp_med.transforms.sniff import head_of
 
 MAXIMUM_PIXELS = 2**28  # of a picture: more is taken for a decompression bomb
+TO_MM = {1: 1000.0, 3: 0.001}
+"""By the code of a NIfTI file's unit of space; 2 is mm, and 0, unknown, is taken for mm as everybody does."""
 PICTURE_FORMATS = ("PNG", "JPEG", "BMP")
 
 FAULTS = (OSError, ValueError, EOFError, RuntimeError, SyntaxError, KeyError, TypeError, ArithmeticError, zlib.error)
@@ -57,9 +59,20 @@ def open_nifti(path: Path) -> Any:
 
 
 def nifti_shape(image: Any) -> tuple[int, ...]:
-    """The shape without the axis of time that vector images leave empty (``X, Y, Z, 1, C``)."""
+    """The shape without empty axes of time or of channels (``X, Y, Z, 1, C`` of vector images; ``X, Y, Z, 1``)."""
     shape = tuple(int(length) for length in image.shape)
-    return (*shape[:3], *shape[4:]) if len(shape) == 5 and shape[3] == 1 else shape
+    if len(shape) == 5 and shape[3] == 1:
+        shape = (*shape[:3], shape[4])
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def nifti_affine(image: Any) -> npt.NDArray[np.float64]:
+    """The affine in mm, whatever the unit of the file: metres and micrometres (microscopy) occur."""
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= TO_MM.get(int(image.header["xyzt_units"]) % 8, 1.0)
+    return affine
 
 
 def read_nifti(path: Path) -> ImageData:
@@ -77,7 +90,7 @@ def read_nifti(path: Path) -> ImageData:
     if stored.dtype.names:  # RGB, RGBA
         stored = np.stack([stored[name] for name in stored.dtype.names], axis=-1)
     array = np.ascontiguousarray(stored).astype(np.float32, copy=False)  # reordered first, while it is small
-    return ImageData(array, np.array(image.affine, dtype=np.float64), array.ndim > 3)
+    return ImageData(array, nifti_affine(image), array.ndim > 3)
 
 
 def open_nrrd(path: Path) -> Any:

@@ -19,6 +19,7 @@ from fedhelp_med.transforms.dicom_series import ImageData, open_dicom, read_dico
 from fedhelp_med.transforms.errors import ImageError
 from fedhelp_med.transforms.formats import (
     itk_affine,
+    nifti_affine,
     nifti_shape,
     open_nifti,
     open_nrrd,
@@ -107,7 +108,7 @@ def image_layout(source: Source, *, mask: bool = False) -> Layout:
     if kind == "nifti":
         nifti = open_nifti(place)
         shape = nifti_shape(nifti)
-        return Layout(shape, len(shape) > 3, known_place(nifti.affine))
+        return Layout(shape, len(shape) > 3, known_place(nifti_affine(nifti)))
     if kind == "nrrd":
         reader = open_nrrd(place)
         components = int(reader.GetNumberOfComponents())
@@ -179,6 +180,7 @@ class LoadStudy(Transform):  # type: ignore[misc]  # monai is untyped here
             "filename_or_obj": str(_first(filename)),
             **data.notes,
         }
+        del data  # its array may be a second copy of the volume
         image = MetaTensor(torch.from_numpy(array), meta=meta)
         if self.ensure_channel_first:
             image = EnsureChannelFirst()(image)
