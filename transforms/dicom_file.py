@@ -29,7 +29,8 @@ HEADER = [Tag(keyword) for keyword in (
     "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData",
     "SegmentedBluePaletteColorLookupTableData", "AcquisitionNumber", "EchoNumbers", "EchoTime",
     "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue", "InversionTime", "AcquisitionTime",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "LossyImageCompression",
+    "DimensionIndexSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "LossyImageCompression",
 )]  # fmt: skip
 """What is read of a header: enough for values, geometry and grouping; the rest is skipped, which halves the time."""
 
