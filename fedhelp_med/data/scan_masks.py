@@ -17,7 +17,7 @@ from fedhelp_med.data.labels_masks import (
     unit_values,
 )
 from fedhelp_med.data.labels_objects import Structure, read_structures, referenced_series
-from fedhelp_med.data.labels_table import class_index
+from fedhelp_med.data.labels_table import class_index, distinct_names
 from fedhelp_med.data.scan_files import ScanFiles
 from fedhelp_med.data.studies import LabelObject, Study, stem
 from fedhelp_med.data.walk import Rejected
@@ -121,8 +121,8 @@ def masks_from_objects(
             found.setdefault(series, []).extend(read_structures(label, space, image.affine))
         except ImageError as error:
             result.rejected.append(Rejected(label.path, error.reason))
-    names = {item.name for items in found.values() for item in items}
-    result.classes = declared or (BACKGROUND, *sorted(names, key=str.casefold))
+    names = distinct_names([item.name for items in found.values() for item in items])
+    result.classes = declared or (BACKGROUND, *(name for name in names if name.casefold() != BACKGROUND))
     left_out = sorted(name for name in names if class_index(name, result.classes) is None)
     if left_out:
         result.notes.append(f"regions left out, which are none of the classes: {', '.join(left_out)}")

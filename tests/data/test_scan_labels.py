@@ -329,6 +329,63 @@ def test_a_patient_is_in_one_split_however_it_is_spelt(tmp_path):
         assert {item["label"] for item in items} == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("folders", "classes"),
+    [
+        (("chest/train/NORMAL", "chest/train/ILL", "chest/test/NORMAL", "chest/val/ILL"), ("ILL", "NORMAL")),
+        (("chest/NORMAL", "chest/ILL/deeper"), ("ILL", "NORMAL")),
+        (("training/a", "Testing/b"), ("a", "b")),
+        (("a/x", "b/x"), ("a", "b")),
+    ],
+)
+def test_folders_that_hold_everything_and_folders_of_splits_are_no_classes(folders, classes, tmp_path):
+    for number, folder in enumerate(folders):
+        picture(tmp_path / f"data/{folder}/{number}.png")
+    datalist, reasons, result = run(tmp_path, labels="folders")
+    assert (datalist.classes, reasons) == (classes, {})
+    splits = "train" in str(folders)
+    assert any("not used as splits: patients are divided anew" in note for note in result.notes) == splits
+
+
+def test_folders_of_splits_beside_others_are_refused(tmp_path):
+    for folder in ("train/NORMAL", "ILL"):
+        picture(tmp_path / f"data/{folder}/0.png")
+    with pytest.raises(InputError, match=r"^--labels folders: train beside ILL: folders of splits beside others"):
+        run(tmp_path, labels="folders")
+    datalist, _, _ = run(tmp_path, labels="folders", classes=("ILL", "train"), patients="(ILL|train)")
+    assert {item["label"] for item in datalist.splits["training"]} == {0, 1}
+
+
+def test_spellings_of_a_class_are_one_class(tmp_path):
+    labels = ["Normal", "normal", "Pneumonia", "normal", " NORMAL"]
+    for number in range(5):
+        picture(tmp_path / f"data/{number}.png")
+    text = "file,label\n" + "".join(f"{number}.png,{label}\n" for number, label in enumerate(labels))
+    datalist, _, _ = run(tmp_path, labels=table(tmp_path, text))
+    assert datalist.classes == ("normal", "Pneumonia")
+    assert [item["label"] for item in datalist.splits["training"]] == [0, 0, 1, 0, 0]
+
+
+def test_a_column_of_names_is_no_column_of_files(tmp_path):
+    write_radiograph(tmp_path / "data/x.dcm", patient="P7")
+    text = "name,patient,label\nDoe Jane,P7,ill\n"
+    datalist, reasons, _ = run(tmp_path, labels=table(tmp_path, text))
+    assert (datalist.classes, reasons) == (("ill",), {})
+
+
+def test_images_that_name_no_patient_are_counted(tmp_path):
+    for name in ("person1_bacteria_1", "person1_bacteria_2", "sub-01_x", "sub-02_x"):
+        picture(tmp_path / f"data/{name}.png")
+    write_radiograph(tmp_path / "data/a.dcm")
+    told = "2 of 5 image(s) name no patient: files count as one patient by their names"
+    assert any(note.startswith(told) for note in run(tmp_path, split="70/30")[2].notes)
+    for options in ({"split": "100"}, {"split": "70/30", "patients": "person1|sub-[0-9]+|a"}):
+        assert not any("no patient" in note for note in run(tmp_path, **options)[2].notes)
+    text = "file,label,patient\n" + "".join(f"person1_bacteria_{n}.png,x,p{n}\n" for n in (1, 2))
+    options = {"labels": table(tmp_path, text), "split": "50/50"}
+    assert not any("no patient" in note for note in run(tmp_path, **options)[2].notes)
+
+
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     for name in "abcdefgh":
         picture(tmp_path / f"data/{'xy'[ord(name) % 2]}/{name}.png")
@@ -425,7 +482,7 @@ def test_wrong_options_are_one_message(tmp_path):
         ({"masks": "mask.png"}, "write where the mask"),
         ({"patients": "(", "labels": "folders"}, "not a regular expression"),
         ({"labels": table(tmp_path, "file,label\nb.png,1\n")}, "no image that can be used"),
-        ({"split": "50/50"}, "1 patient.* cannot fill 2 splits"),
+        ({"split": "50/50"}, "1 patient.* cannot fill 2 splits .*--patients"),
     ]:
         with pytest.raises(InputError, match=reason) as raised:
             run(tmp_path, **options)
