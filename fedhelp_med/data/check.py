@@ -68,6 +68,7 @@ class ImageFacts:
         tilt: of the gantry, degrees.
         digest: of the pixels.
         mask_values: class indices in the mask.
+        channels: how many the last axis has; 0 where it is not known to be of channels.
     """
 
     site: str
@@ -82,6 +83,7 @@ class ImageFacts:
     tilt: float = 0.0
     digest: str = ""
     mask_values: tuple[int, ...] | None = None
+    channels: int = 0
 
 
 @dataclass
@@ -95,6 +97,7 @@ class SiteCheck:
         images: what could be read.
         problems: of single files.
         public: whether it declares that its images may leave the site.
+        spatial_dims: of the network that will see the images, 2 or 3; None where that is not known.
     """
 
     name: str
@@ -103,18 +106,22 @@ class SiteCheck:
     images: list[ImageFacts] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     public: bool = False
+    spatial_dims: int | None = None
 
 
-def check_site(path: Path, name: str | None = None, viewer: Viewer | None = None) -> SiteCheck:
+def check_site(
+    path: Path, name: str | None = None, viewer: Viewer | None = None, spatial_dims: int | None = None
+) -> SiteCheck:
     """Read every image and mask of a datalist.
 
     Args:
         path: the datalist.
         name: of the site; by default the datalist's.
         viewer: is shown every image with its facts and its mask.
+        spatial_dims: of the network that will see the images; None where that is not known.
     """
     problem, own_name, classes, splits, public = _read(path)
-    site = SiteCheck(name or own_name, path, classes, public=public)
+    site = SiteCheck(name or own_name, path, classes, public=public, spatial_dims=spatial_dims)
     if problem is not None:
         site.problems.append(Problem(ERROR, site.name, "datalist", str(path), problem))
     for split, items in splits.items():
@@ -205,6 +212,7 @@ def _check_item(site: SiteCheck, split: str, item: Mapping[str, Any], viewer: Vi
 def _describe(facts: ImageFacts, data: ImageData, values: npt.NDArray[Any]) -> None:
     axes = values.ndim - data.channels
     facts.shape = tuple(int(length) for length in values.shape)
+    facts.channels = facts.shape[-1] if data.channels else 0
     facts.spacing = tuple(float(length) for length in np.linalg.norm(data.affine[:3, : min(3, axes)], axis=0).round(4))
     facts.range = float(values.min()), float(values.max())
     facts.tilt = float(data.notes.get("gantry_tilt", 0.0))
