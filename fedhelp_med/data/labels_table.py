@@ -138,6 +138,12 @@ def _descend(folders: Sequence[list[str]], declared: Container[str]) -> list[str
         if splits:
             names = ", ".join(sorted(splits))
             notes.append(f"the folders {names} are no classes and not used as splits: patients are divided anew")
+        else:
+            only = tops.pop()
+            notes.append(
+                f"all images lie in the folder {only}: the folders in it are the classes; if it is one itself, name it "
+                "with --classes"
+            )
         for parts in folders:
             del parts[:1]
 

@@ -345,6 +345,16 @@ def test_folders_that_hold_everything_and_folders_of_splits_are_no_classes(folde
     assert (datalist.classes, reasons) == (classes, {})
     splits = "train" in str(folders)
     assert any("not used as splits: patients are divided anew" in note for note in result.notes) == splits
+    assert any(note.startswith("all images lie in the folder chest:") for note in result.notes) == (
+        "chest/" in folders[0]
+    )
+
+
+def test_the_folder_of_the_only_class_is_kept_where_it_is_named(tmp_path):
+    write_series(tmp_path / "data/NORMAL/p1")
+    write_series(tmp_path / "data/NORMAL/p2", patient="P2")
+    datalist, _, _ = run(tmp_path, labels="folders", classes=("normal", "ill"))
+    assert [item["label"] for item in datalist.splits["training"]] == [0, 0]
 
 
 def test_folders_of_splits_beside_others_are_refused(tmp_path):
