@@ -5,7 +5,7 @@ affine leads from an index ``(column, row, slice)`` to millimetres, in RAS as MO
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,6 @@ def frames_of(file: DicomFile, number: int) -> list[Frame]:
     every = header.get("PerFrameFunctionalGroupsSequence") or []
     if every and len(every) != file.frames:
         raise ImageError(file.path, f"{file.frames} frames, but functional groups for {len(every)}; export it again")
-    dimensions = _dimensions(header)
     frames = []
     for index in range(file.frames):
         places = [place for place in ((every[index] if every else None), shared) if place is not None]
@@ -113,10 +112,14 @@ def frames_of(file: DicomFile, number: int) -> list[Frame]:
                 _slice_thickness(file.path, measures),
                 _number(file.path, values, "RescaleSlope"),
                 _number(file.path, values, "RescaleIntercept") or 0.0,
-                *(_told_apart(file.path, places, dimensions) if every else ()),
             )
         )
-    return frames
+    known = {None if frame.position is None else frame.position.tobytes() for frame in frames}
+    if not every or len(known) == len(frames):
+        return frames  # every frame has a place of its own
+    dimensions = _dimensions(header)
+    told = [_told_apart(file.path, every[frame.index], shared, dimensions) for frame in frames]
+    return [replace(frame, indices=own[0], traits=own[1]) for frame, own in zip(frames, told, strict=True)]
 
 
 def arrange(path: Path, frames: Sequence[Frame]) -> Geometry:
@@ -202,9 +205,10 @@ def _dimensions(header: Any) -> list[int]:
     return [number for number, pointer in enumerate(pointers) if pointer not in DIMENSIONS_OF_SPACE]
 
 
-def _told_apart(path: Path, places: Sequence[Any], dimensions: Sequence[int]) -> tuple[Any, Any]:
+def _told_apart(path: Path, own: Any, shared: Any, dimensions: Sequence[int]) -> tuple[Any, Any]:
     """What tells a frame from others at its place: its indices, and its traits."""
-    content = _group(places, "FrameContentSequence", None)
+    places = [own] if shared is None else [own, shared]
+    content = _first(own, "FrameContentSequence")
     values = [] if content is None else content.get("DimensionIndexValues") or []
     values = [values] if isinstance(values, int) else list(values)
     indices = tuple(int(values[number]) for number in dimensions if number < len(values))
