@@ -147,20 +147,31 @@ def frame_groups(affine: np.ndarray, level: int) -> Dataset:
     return own
 
 
-def write_enhanced(path: Path, volumes, affine, *, order=None, patient="E1", slope=2.0, intercept=-5.0) -> Path:
-    """Write an enhanced multi-frame MR file from one or more volumes ``W, H, D`` of the same place."""
+def write_enhanced(
+    path: Path, volumes, affine, *, order=None, patient="E1", slope=2.0, intercept=-5.0, frame_edit=None, edit=None
+) -> Path:
+    """Write an enhanced multi-frame MR file from one or more volumes ``W, H, D`` of the same place.
+
+    ``frame_edit(groups, level, number of the volume)`` changes the functional groups of a frame.
+    """
     geometry, shared = Dataset(), Dataset()
     place(geometry, affine, 0)
     shared.PlaneOrientationSequence = item(ImageOrientationPatient=geometry.ImageOrientationPatient)
     shared.PixelMeasuresSequence = item(PixelSpacing=geometry.PixelSpacing, SliceThickness=geometry.SliceThickness)
     shared.PixelValueTransformationSequence = item(RescaleSlope=slope, RescaleIntercept=intercept, RescaleType="US")
-    frames = [(level, volume) for volume in volumes for level in range(volume.shape[2])]
+    frames = [(level, volume, time) for time, volume in enumerate(volumes) for level in range(volume.shape[2])]
     frames = [frames[index] for index in order] if order is not None else frames
     ds = basic(ENHANCED_MR, "MR", patient, uid(patient, "enhanced"), 0)
     ds.SharedFunctionalGroupsSequence = Sequence([shared])
-    ds.PerFrameFunctionalGroupsSequence = Sequence([frame_groups(affine, level) for level, _ in frames])
-    set_pixels(ds, np.stack([volume[:, :, level].T for level, volume in frames]))
+    groups = [frame_groups(affine, level) for level, _, _ in frames]
+    for own, (level, _, time) in zip(groups, frames, strict=True):
+        if frame_edit is not None:
+            frame_edit(own, level, time)
+    ds.PerFrameFunctionalGroupsSequence = Sequence(groups)
+    set_pixels(ds, np.stack([volume[:, :, level].T for level, volume, _ in frames]))
     ds.NumberOfFrames = len(frames)
+    if edit is not None:
+        edit(0, ds)
     path.parent.mkdir(parents=True, exist_ok=True)
     ds.save_as(path, enforce_file_format=True)
     return path

@@ -1,9 +1,10 @@
 """MONAI transforms for medical images, imported as ``fedhelp_med.transforms``."""
 
 from fedhelp_med.transforms.channels import ToChannels, ToChannelsd
-from fedhelp_med.transforms.check import CheckStudyd, check_mask, mask_fits
+from fedhelp_med.transforms.check import CheckStudyd, check_mask, check_place, mask_fits, place_fault
 from fedhelp_med.transforms.dicom_pixels import ValueRules
 from fedhelp_med.transforms.errors import ImageError
+from fedhelp_med.transforms.grid import APART, Turn, corner_distance, known_place, turn_between, turned
 from fedhelp_med.transforms.identity import Finding, identifying_elements
 from fedhelp_med.transforms.intensity import (
     CT_WINDOWS,
@@ -15,9 +16,10 @@ from fedhelp_med.transforms.intensity import (
     Radiographd,
 )
 from fedhelp_med.transforms.layout import ChannelFirst, ChannelFirstd
-from fedhelp_med.transforms.load import LoadStudy, LoadStudyd, image_shape, read_image
+from fedhelp_med.transforms.load import Layout, LoadStudy, LoadStudyd, image_layout, image_shape, read_image
 
 __all__ = [
+    "APART",
     "CT_WINDOWS",
     "CTWindow",
     "CTWindowd",
@@ -26,6 +28,7 @@ __all__ = [
     "CheckStudyd",
     "Finding",
     "ImageError",
+    "Layout",
     "LoadStudy",
     "LoadStudyd",
     "MRZScore",
@@ -34,10 +37,18 @@ __all__ = [
     "Radiographd",
     "ToChannels",
     "ToChannelsd",
+    "Turn",
     "ValueRules",
     "check_mask",
+    "check_place",
+    "corner_distance",
     "identifying_elements",
+    "image_layout",
     "image_shape",
+    "known_place",
     "mask_fits",
+    "place_fault",
     "read_image",
+    "turn_between",
+    "turned",
 ]

@@ -29,7 +29,8 @@ HEADER = [Tag(keyword) for keyword in (
     "SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData",
     "SegmentedBluePaletteColorLookupTableData", "AcquisitionNumber", "EchoNumbers", "EchoTime",
     "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue", "InversionTime", "AcquisitionTime",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "LossyImageCompression",
+    "DimensionIndexSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "LossyImageCompression", "BurnedInAnnotation",
 )]  # fmt: skip
 """What is read of a header: enough for values, geometry and grouping; the rest is skipped, which halves the time."""
 
@@ -63,6 +64,7 @@ NO_IMAGE = {
     "RWV": "a DICOM real-world value mapping, not an image",
     "PLAN": "a DICOM plan, not an image",
 }
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -103,6 +105,19 @@ class DicomFile:
     def text(self, keyword: str) -> str:
         """Return an element as text, empty when it is missing."""
         return str(self.header.get(keyword, "") or "").strip()
+
+
+def is_secondary_capture(sop_class: str) -> bool:
+    """Whether a SOP Class UID is one of the secondary captures."""
+    return sop_class == SECONDARY_CAPTURE or sop_class.startswith(f"{SECONDARY_CAPTURE}.")
+
+
+def is_screen_capture(file: DicomFile) -> bool:
+    """Whether a file of a scanner shows a screen, often with a name on it: a dose report, a protocol.
+
+    Secondary captures of other modalities (photographs, ultrasound) are images.
+    """
+    return is_secondary_capture(file.text("SOPClassUID")) and file.text("Modality") in ("CT", "MR", "PT")
 
 
 def read_dicom_file(path: Path) -> DicomFile:

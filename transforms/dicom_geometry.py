@@ -5,7 +5,8 @@ affine leads from an index ``(column, row, slice)`` to millimetres, in RAS as MO
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ SAME = 1e-2  # mm; positions are written with few digits
 UNEVEN = 0.05  # of the spacing: more is a gap, less is rounding
 TILT = 0.5  # degrees; less is rounding
 MAXIMUM_TILT = 45.0  # degrees; no gantry tilts further
+TRAITS = (
+    ("MREchoSequence", "EffectiveEchoTime"), ("MRDiffusionSequence", "DiffusionBValue"),
+    ("FrameContentSequence", "TemporalPositionIndex"),
+)  # fmt: skip
+"""What tells apart the frames of one place, by the macro that it stands in."""
+DIMENSIONS_OF_SPACE = (0x00200032, 0x00209056, 0x00209057)
+"""The position, the stack and the position in it: they tell places apart, not what is seen there."""
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -34,9 +42,11 @@ class Frame:
         position: of the first pixel's centre, mm; None where the file does not say.
         orientation: unit vectors along a row and down a column, ``2, 3``; None where the file does not say.
         spacing: between columns, between rows, mm; None where the file does not say.
-        thickness: of a single slice, mm; 1 where the file does not say.
+        thickness: of a single slice, or the distance of slices without a place, mm; None where the file does not say.
         slope: of the rescaling, or None.
         intercept: of the rescaling.
+        indices: of the frame in the dimensions of the file other than its place (PS3.3, C.7.6.17); empty without.
+        traits: echo time in ms, b-value, number of the time; -1 where the file does not say.
     """
 
     file: int
@@ -44,9 +54,11 @@ class Frame:
     position: Floats | None
     orientation: Floats | None
     spacing: tuple[float, float] | None
-    thickness: float
+    thickness: float | None
     slope: float | None
     intercept: float
+    indices: tuple[int, ...] = ()
+    traits: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,12 +70,14 @@ class Geometry:
         affine: ``4, 4``, index to RAS mm.
         tilt: of the gantry in degrees: the slices are shifted against each other, which the affine accounts for.
         located: whether the file says where it lies; else the affine has the spacing only.
+        measured: whether the file says how far pixels and slices are apart; else 1 mm is assumed of what it leaves out.
     """
 
     order: tuple[Frame, ...]
     affine: Floats
     tilt: float
     located: bool
+    measured: bool
 
 
 def frames_of(file: DicomFile, number: int) -> list[Frame]:
@@ -100,7 +114,12 @@ def frames_of(file: DicomFile, number: int) -> list[Frame]:
                 _number(file.path, values, "RescaleIntercept") or 0.0,
             )
         )
-    return frames
+    known = {None if frame.position is None else frame.position.tobytes() for frame in frames}
+    if not every or len(known) == len(frames):
+        return frames  # every frame has a place of its own
+    dimensions = _dimensions(header)
+    told = [_told_apart(file.path, every[frame.index], shared, dimensions) for frame in frames]
+    return [replace(frame, indices=own[0], traits=own[1]) for frame, own in zip(frames, told, strict=True)]
 
 
 def arrange(path: Path, frames: Sequence[Frame]) -> Geometry:
@@ -115,18 +134,19 @@ def arrange(path: Path, frames: Sequence[Frame]) -> Geometry:
     """
     first = frames[0]
     if any(frame.position is None or frame.orientation is None for frame in frames):
-        return Geometry(tuple(frames), _plain_affine(first), 0.0, False)
+        return Geometry(tuple(frames), _plain_affine(first), 0.0, False, _measured(first))
     _check_alike(path, frames)
     assert first.orientation is not None
     row, column = first.orientation
     normal = np.cross(row, column)
     if len(frames) > 1 and all(_near(frame, first) for frame in frames):
-        return Geometry(tuple(frames), _affine(first, first.thickness * normal), 0.0, True)  # a cine at one place
+        affine = _affine(first, (first.thickness or 1.0) * normal)
+        return Geometry(tuple(frames), affine, 0.0, True, _measured(first))  # a cine at one place
     depths = np.array([float(np.dot(frame.position, normal)) for frame in frames])  # type: ignore[arg-type]
     order = np.argsort(depths, kind="stable")
     ordered = tuple(frames[index] for index in order)
     if len(ordered) == 1:
-        return Geometry(ordered, _affine(first, first.thickness * normal), 0.0, True)
+        return Geometry(ordered, _affine(first, (first.thickness or 1.0) * normal), 0.0, True, _measured(first))
     _check_steps(path, depths[order])
     start, end = ordered[0].position, ordered[-1].position
     assert start is not None and end is not None
@@ -135,13 +155,22 @@ def arrange(path: Path, frames: Sequence[Frame]) -> Geometry:
     tilt = float(np.degrees(np.arccos(np.clip(np.dot(step, normal) / np.linalg.norm(step), -1, 1))))
     if tilt > MAXIMUM_TILT:
         raise ImageError(path, f"its slices move {tilt:.0f} degrees off their normal: not one volume; split the series")
-    return Geometry(ordered, _affine(ordered[0], step), tilt if tilt > TILT else 0.0, True)
+    tilt = tilt if tilt > TILT else 0.0
+    return Geometry(ordered, _affine(ordered[0], step), tilt, True, first.spacing is not None)
 
 
-def volumes(frames: Sequence[Frame]) -> list[list[Frame]]:
+def volumes(path: Path, frames: Sequence[Frame]) -> list[list[Frame]]:
     """Divide frames that come back to the same places (echoes, times, b-values) into one list per pass.
 
-    Frames of one place keep their order. Where places are not visited equally often, all stay together.
+    A pass holds the frames of one echo, time or b-value, in whatever order the file has them. Frames that nothing tells
+    apart keep their order. Where places are not visited equally often, all stay together.
+
+    Args:
+        path: what an error names.
+        frames: of one file.
+
+    Raises:
+        ImageError: the places do not have the same echoes, times or b-values.
     """
     if any(frame.position is None or frame.orientation is None for frame in frames):
         return [list(frames)]
@@ -152,7 +181,42 @@ def volumes(frames: Sequence[Frame]) -> list[list[Frame]]:
     counts = {len(place) for place in places.values()}
     if len(counts) != 1 or len(places) == 1:
         return [list(frames)]
-    return [[place[index] for place in places.values()] for index in range(counts.pop())]
+    visits = _in_one_order(path, list(places.values()))
+    return [list(part) for part in zip(*visits, strict=True)]
+
+
+def _in_one_order(path: Path, places: list[list[Frame]]) -> list[list[Frame]]:
+    """Sort the frames of each place so that the first of all places belong together, and so on."""
+    alike = True
+    for keyword in ("indices", "traits"):
+        found = [sorted(str(getattr(frame, keyword)) for frame in place) for place in places]
+        same = all(keys == found[0] for keys in found)
+        if same and len(set(found[0])) == len(found[0]):
+            return [sorted(place, key=attrgetter(keyword)) for place in places]
+        alike &= same
+    if alike:
+        return places  # nothing tells them apart
+    raise ImageError(path, "its places do not have the same echoes, times or b-values: no volumes; split the file")
+
+
+def _dimensions(header: Any) -> list[int]:
+    """Which of the file's dimensions are not of space."""
+    pointers = [item.get("DimensionIndexPointer") for item in header.get("DimensionIndexSequence") or []]
+    return [number for number, pointer in enumerate(pointers) if pointer not in DIMENSIONS_OF_SPACE]
+
+
+def _told_apart(path: Path, own: Any, shared: Any, dimensions: Sequence[int]) -> tuple[Any, Any]:
+    """What tells a frame from others at its place: its indices, and its traits."""
+    places = [own] if shared is None else [own, shared]
+    content = _first(own, "FrameContentSequence")
+    values = [] if content is None else content.get("DimensionIndexValues") or []
+    values = [values] if isinstance(values, int) else list(values)
+    indices = tuple(int(values[number]) for number in dimensions if number < len(values))
+    traits = []
+    for sequence, keyword in TRAITS:
+        number = _number(path, _group(places, sequence, None), keyword)
+        traits.append(-1.0 if number is None else round(number, 3))
+    return indices, tuple(traits)
 
 
 def _check_alike(path: Path, frames: Sequence[Frame]) -> None:
@@ -214,8 +278,12 @@ def _affine(frame: Frame, step: Floats) -> Floats:
 
 def _plain_affine(frame: Frame) -> Floats:
     columns, rows = frame.spacing or (1.0, 1.0)
-    ras: Floats = TO_RAS @ np.diag([columns, rows, 1.0, 1.0])
+    ras: Floats = TO_RAS @ np.diag([columns, rows, frame.thickness or 1.0, 1.0])
     return ras
+
+
+def _measured(frame: Frame) -> bool:
+    return frame.spacing is not None and frame.thickness is not None
 
 
 def _near(frame: Frame, other: Frame) -> bool:
@@ -274,12 +342,12 @@ def _orientation(path: Path, place: Any) -> Floats | None:
     return pair
 
 
-def _slice_thickness(path: Path, place: Any) -> float:
+def _slice_thickness(path: Path, place: Any) -> float | None:
     for keyword in ("SpacingBetweenSlices", "SliceThickness"):
         value = _number(path, place, keyword)
-        if value is not None and value > 0:
-            return value
-    return 1.0
+        if value:
+            return abs(value)  # nuclear medicine gives the spacing a sign
+    return None
 
 
 def _spacing(path: Path, place: Any) -> tuple[float, float] | None:

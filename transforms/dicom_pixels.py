@@ -124,8 +124,9 @@ def is_colour(file: DicomFile) -> bool:
 
 def fill_padding(volume: Values, masks: Mask) -> None:
     """Set padding to the smallest value that is none, in place."""
-    if masks.any() and not masks.all():
-        volume[masks] = volume[~masks].min()
+    smallest = np.min(volume, where=~masks, initial=np.inf)  # without a copy of the volume
+    if np.isfinite(smallest):
+        volume[masks] = smallest
 
 
 def _tail(file: DicomFile) -> int:
@@ -200,10 +201,20 @@ def _range(stored: Array, header: Any, frame: Frame, rules: ValueRules) -> tuple
 
 def _padding(stored: Array, header: Any) -> Mask | None:
     """Which pixels were never measured (PS3.3, C.7.5.1.1.2)."""
-    value = header.get("PixelPaddingValue")
-    if not isinstance(value, int):
+    value = _as_stored(header.get("PixelPaddingValue"), header)
+    if value is None:
         return None
-    limit = header.get("PixelPaddingRangeLimit")
-    low, high = sorted((value, limit if isinstance(limit, int) else value))
+    limit = _as_stored(header.get("PixelPaddingRangeLimit"), header)
+    low, high = sorted((value, value if limit is None else limit))
     mask: Mask = (stored >= low) & (stored <= high)
     return mask if mask.any() else None
+
+
+def _as_stored(value: Any, header: Any) -> int | None:
+    """A padding value as the pixels hold it: GE writes 63536 as unsigned beside signed pixels, which hold -2000."""
+    if not isinstance(value, int):
+        return None
+    bits = int(header.BitsAllocated)
+    signed = header.get("PixelRepresentation") == 1
+    low = -(2 ** (bits - 1)) if signed else 0
+    return value if low <= value < low + 2**bits else (value - low) % 2**bits + low

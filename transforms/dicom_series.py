@@ -108,7 +108,7 @@ def assemble(path: Path, files: Sequence[DicomFile]) -> DicomImage:
                 name = files[frame.file].path.name
                 raise ImageError(path, f"{name} has no position or orientation, so the slices have no order; remove it")
         return DicomImage(path, tuple(files), (arrange(path, frames),))
-    parts = [frames] if is_colour(files[0]) else volumes(frames)
+    parts = [frames] if is_colour(files[0]) else volumes(path, frames)
     return DicomImage(path, tuple(files), tuple(arrange(path, part) for part in parts))
 
 
@@ -168,6 +168,7 @@ def _oriented(image: DicomImage, volume: npt.NDArray[np.float32]) -> ImageData:
         "series_instance_uid": image.files[0].text("SeriesInstanceUID"),
         "gantry_tilt": geometry.tilt,
         "located": geometry.located,
+        "spacing_known": geometry.measured,
     }
     return ImageData(array.reshape(image.shape), geometry.affine, image.has_channels, notes)
 

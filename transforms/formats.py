@@ -21,6 +21,8 @@ from fedhelp_med.transforms.errors import ImageError, NotAnImageError, reader_re
 from fedhelp_med.transforms.sniff import head_of
 
 MAXIMUM_PIXELS = 2**28  # of a picture: more is taken for a decompression bomb
+TO_MM = {1: 1000.0, 3: 0.001}
+"""By the code of a NIfTI file's unit of space; 2 is mm, and 0, unknown, is taken for mm as everybody does."""
 PICTURE_FORMATS = ("PNG", "JPEG", "BMP")
 
 FAULTS = (OSError, ValueError, EOFError, RuntimeError, SyntaxError, KeyError, TypeError, ArithmeticError, zlib.error)
@@ -57,9 +59,20 @@ def open_nifti(path: Path) -> Any:
 
 
 def nifti_shape(image: Any) -> tuple[int, ...]:
-    """The shape without the axis of time that vector images leave empty (``X, Y, Z, 1, C``)."""
+    """The shape without empty axes of time or of channels (``X, Y, Z, 1, C`` of vector images; ``X, Y, Z, 1``)."""
     shape = tuple(int(length) for length in image.shape)
-    return (*shape[:3], *shape[4:]) if len(shape) == 5 and shape[3] == 1 else shape
+    if len(shape) == 5 and shape[3] == 1:
+        shape = (*shape[:3], shape[4])
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def nifti_affine(image: Any) -> npt.NDArray[np.float64]:
+    """The affine in mm, whatever the unit of the file: metres and micrometres (microscopy) occur."""
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= TO_MM.get(int(image.header["xyzt_units"]) % 8, 1.0)
+    return affine
 
 
 def read_nifti(path: Path) -> ImageData:
@@ -77,7 +90,7 @@ def read_nifti(path: Path) -> ImageData:
     if stored.dtype.names:  # RGB, RGBA
         stored = np.stack([stored[name] for name in stored.dtype.names], axis=-1)
     array = np.ascontiguousarray(stored).astype(np.float32, copy=False)  # reordered first, while it is small
-    return ImageData(array, np.array(image.affine, dtype=np.float64), array.ndim > 3)
+    return ImageData(array, nifti_affine(image), array.ndim > 3)
 
 
 def open_nrrd(path: Path) -> Any:
@@ -115,7 +128,7 @@ def read_nrrd(path: Path) -> ImageData:
         raise ImageError(path, "complex voxels; write magnitude, or real and imaginary part, as images")
     axes = tuple(range(image.GetDimension()))[::-1]
     array = values.transpose((*axes, image.GetDimension()) if components else axes)
-    affine = _itk_affine(image)
+    affine = itk_affine(image)
     channels = components or image.GetDimension() > 3
     return ImageData(np.ascontiguousarray(array, dtype=np.float32), affine, channels)
 
@@ -141,7 +154,8 @@ def read_picture(path: Path, *, indices: bool = False) -> ImageData:
 
     Args:
         path: the file.
-        indices: for a palette picture return the palette's indices (a mask), else its colours.
+        indices: the pixels are a mask: of a palette picture return the palette's indices, not its colours, and of a
+            grey one that was saved in colour one channel.
 
     Raises:
         ImageError: damaged, or too large.
@@ -151,17 +165,20 @@ def read_picture(path: Path, *, indices: bool = False) -> ImageData:
             pixels = np.asarray(picture if indices else _without_palette(picture))
         except (*FAULTS, Image.DecompressionBombError) as error:
             raise ImageError(path, f"its pixels cannot be read ({reader_reason(error)}); save it again") from None
-    array = np.ascontiguousarray(np.moveaxis(pixels, 0, 1), dtype=np.float32)
+    array = np.ascontiguousarray(np.moveaxis(_as_grey(pixels) if indices else pixels, 0, 1), dtype=np.float32)
     return ImageData(array, np.eye(4), array.ndim > 2)
 
 
-def picture_shape(path: Path) -> tuple[int, ...]:
+def picture_shape(path: Path, *, indices: bool = False) -> tuple[int, ...]:
     """The shape that ``read_picture`` gives.
 
     Raises:
         ImageError: damaged, or too large.
     """
     with open_picture(path) as picture:
+        if indices:
+            grey = len(picture.getbands()) == 1
+            return tuple(picture.size) if grey else tuple(read_picture(path, indices=True).array.shape)
         try:
             bands = len((_without_palette(picture) if picture.mode == "P" else picture).getbands())
         except (*FAULTS, Image.DecompressionBombError) as error:
@@ -180,6 +197,15 @@ def read_numpy(path: Path) -> ImageData:
     except FAULTS as error:
         raise ImageError(path, f"cannot be read as a NumPy array ({reader_reason(error)}); save it again") from None
     return ImageData(np.ascontiguousarray(array, dtype=np.float32), np.eye(4), False)
+
+
+def _as_grey(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A mask that was saved in colour, as drawing programs do, without its copies and an alpha that hides nothing."""
+    if pixels.ndim < 3:
+        return pixels
+    colours, alpha = (pixels[..., :-1], pixels[..., -1:]) if pixels.shape[-1] in (2, 4) else (pixels, None)
+    is_grey = (colours == colours[..., :1]).all() and (alpha is None or (alpha == 255).all())
+    return colours[..., 0] if is_grey else pixels
 
 
 def _without_palette(picture: Any) -> Any:
@@ -206,8 +232,8 @@ def _open_nifti(path: Path) -> Any:
     return family.from_file_map({"header": FileHolder(fileobj=stream), "image": FileHolder(fileobj=stream)})
 
 
-def _itk_affine(image: Any) -> npt.NDArray[np.float64]:
-    """The first three axes' index-to-RAS affine of a SimpleITK image, whose own is LPS."""
+def itk_affine(image: Any) -> npt.NDArray[np.float64]:
+    """The first three axes' index-to-RAS affine of a SimpleITK image or reader, whose own is LPS."""
     dimensions = image.GetDimension()
     used = min(3, dimensions)
     direction = np.array(image.GetDirection()).reshape(dimensions, dimensions)

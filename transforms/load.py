@@ -1,10 +1,12 @@
 """Load an image of any kind that a hospital has, by content, with its geometry."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
@@ -16,6 +18,8 @@ from fedhelp_med.transforms.dicom_pixels import STORED, ValueRules
 from fedhelp_med.transforms.dicom_series import ImageData, open_dicom, read_dicom
 from fedhelp_med.transforms.errors import ImageError
 from fedhelp_med.transforms.formats import (
+    itk_affine,
+    nifti_affine,
     nifti_shape,
     open_nifti,
     open_nrrd,
@@ -25,9 +29,30 @@ from fedhelp_med.transforms.formats import (
     read_numpy,
     read_picture,
 )
+from fedhelp_med.transforms.grid import known_place
 from fedhelp_med.transforms.sniff import Kind, describe_unknown, kind_of
 
 Source = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What an image's header says of its array.
+
+    Attributes:
+        shape: ``W, H[, D][, C]``.
+        channels: whether the last axis is of channels.
+        affine: ``4, 4``, index to RAS mm; None where the file does not say where it lies.
+    """
+
+    shape: tuple[int, ...]
+    channels: bool
+    affine: npt.NDArray[np.float64] | None
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """The shape without channels."""
+        return self.shape[:-1] if self.channels else self.shape
 
 
 def read_image(source: Source, rules: ValueRules | None = None, *, mask: bool = False) -> ImageData:
@@ -60,23 +85,40 @@ def image_shape(source: Source) -> tuple[tuple[int, ...], bool]:
     Raises:
         ImageError: it cannot be read; the reason says why.
     """
+    layout = image_layout(source)
+    return layout.shape, layout.channels
+
+
+def image_layout(source: Source, *, mask: bool = False) -> Layout:
+    """Return the shape and the place that ``read_image`` will give, from the header where the format allows.
+
+    Args:
+        source: a file, the folder of a DICOM series, or the files of one.
+        mask: the pixels are class indices.
+
+    Raises:
+        ImageError: it cannot be read; the reason says why.
+    """
     place, kind = _resolve(source)
     if kind == "dicom":
         image = open_dicom(place)
-        return image.shape, image.has_channels
+        geometry = image.passes[0]
+        return Layout(image.shape, image.has_channels, known_place(geometry.affine) if geometry.located else None)
     assert isinstance(place, Path)
     if kind == "nifti":
-        shape = nifti_shape(open_nifti(place))
-        return shape, len(shape) > 3
+        nifti = open_nifti(place)
+        shape = nifti_shape(nifti)
+        return Layout(shape, len(shape) > 3, known_place(nifti_affine(nifti)))
     if kind == "nrrd":
         reader = open_nrrd(place)
         components = int(reader.GetNumberOfComponents())
         shape = tuple(int(length) for length in reader.GetSize())
-        return ((*shape, components), True) if components > 1 else (shape, len(shape) > 3)
+        affine = known_place(itk_affine(reader))
+        return Layout((*shape, components) if components > 1 else shape, components > 1 or len(shape) > 3, affine)
     if kind == "picture":
-        shape = picture_shape(place)
-        return shape, len(shape) > 2
-    return read_numpy(place).array.shape, False
+        shape = picture_shape(place, indices=mask)
+        return Layout(shape, len(shape) > 2, None)
+    return Layout(read_numpy(place).array.shape, False, None)
 
 
 class LoadStudy(Transform):  # type: ignore[misc]  # monai is untyped here
@@ -139,6 +181,7 @@ class LoadStudy(Transform):  # type: ignore[misc]  # monai is untyped here
             "filename_or_obj": str(_first(filename)),
             **data.notes,
         }
+        del data  # its array may be a second copy of the volume
         image = MetaTensor(torch.from_numpy(array), meta=meta)
         if self.ensure_channel_first:
             image = EnsureChannelFirst()(image)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from fedhelp_med.data.check_page import Thumbnails, page
 from fedhelp_med.data.check_sound import all_problems, balance
 from fedhelp_med.data.datalist import SPLITS
 from fedhelp_med.data.scan import ScanOptions, ScanResult, scan
-from fedhelp_med.federation.loading import read_federation_file
+from fedhelp_med.federation.config import FederationFile
+from fedhelp_med.federation.loading import bundle_folder, read_federation_file
 
 SHOWN = 8  # problems of a kind on the terminal
 
@@ -37,11 +39,11 @@ def check_datalists(paths: Sequence[Path], json: Path | None, html: Path | None)
     console = Console()
     thumbnails = Thumbnails()
     datalists = [entry for source in paths for entry in _datalists(source)]
-    counts = Counter(name for name, _ in datalists)
+    counts = Counter(name for name, _, _ in datalists)
     with console.status("Reading every image"):
         sites = [
-            check_site(path, name if counts[name] == 1 else str(path), thumbnails if html else None)
-            for name, path in datalists
+            check_site(path, name if counts[name] == 1 else str(path), thumbnails if html else None, dims)
+            for name, path, dims in datalists
         ]
     problems = all_problems(sites)
     _print_check(console, sites, problems)
@@ -57,13 +59,23 @@ def check_datalists(paths: Sequence[Path], json: Path | None, html: Path | None)
         )
 
 
-def _datalists(source: Path) -> list[tuple[str, Path]]:
-    """One datalist, called by its folder, or those that a federation file names."""
+def _datalists(source: Path) -> list[tuple[str, Path, int | None]]:
+    """One datalist, called by its folder, or those that a federation file names, with the axes of its networks."""
     if source.suffix.lower() not in (".yaml", ".yml"):
-        return [(source.absolute().parent.name, source)]
+        return [(source.absolute().parent.name, source, None)]
     file = read_federation_file(source)
-    sites = [(site.name, Path(site.data)) for site in file.sites]
-    return [*sites, ("public", Path(file.public.data))] if file.public else sites
+    dims = _spatial_dims(file)
+    sites = [(site.name, Path(site.data), dims) for site in file.sites]
+    return [*sites, ("public", Path(file.public.data), dims)] if file.public else sites
+
+
+def _spatial_dims(file: FederationFile) -> int | None:
+    """The axes of space that a federation's networks take; None where its bundle does not say."""
+    value = file.overrides.get("spatial_dims")
+    if value is None:
+        config = bundle_folder(file.bundle) / "configs" / "train.json"
+        value = loads(config.read_text(encoding="utf-8")).get("spatial_dims")
+    return value if value in (2, 3) else None
 
 
 def _print_scan(console: Console, result: ScanResult) -> None:

@@ -14,12 +14,20 @@ import numpy.typing as npt
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.data.datalist import SPLITS, read_datalist
 from fedhelp_med.data.labels_masks import read_mask
-from fedhelp_med.transforms import ImageError, mask_fits, read_image
+from fedhelp_med.transforms import (
+    APART,
+    ImageError,
+    corner_distance,
+    image_layout,
+    known_place,
+    mask_fits,
+    place_fault,
+    read_image,
+)
 from fedhelp_med.transforms.dicom_series import ImageData
 from fedhelp_med.transforms.errors import reader_reason
 
 ERROR, WARNING = "error", "warning"
-APART = 1.0  # mm between the corners of an image and of its mask
 
 Viewer = Callable[["ImageFacts", npt.NDArray[Any], npt.NDArray[np.int64] | None], None]
 
@@ -60,6 +68,7 @@ class ImageFacts:
         tilt: of the gantry, degrees.
         digest: of the pixels.
         mask_values: class indices in the mask.
+        channels: how many the last axis has; 0 where it is not known to be of channels.
     """
 
     site: str
@@ -74,6 +83,7 @@ class ImageFacts:
     tilt: float = 0.0
     digest: str = ""
     mask_values: tuple[int, ...] | None = None
+    channels: int = 0
 
 
 @dataclass
@@ -87,6 +97,7 @@ class SiteCheck:
         images: what could be read.
         problems: of single files.
         public: whether it declares that its images may leave the site.
+        spatial_dims: of the network that will see the images, 2 or 3; None where that is not known.
     """
 
     name: str
@@ -95,18 +106,22 @@ class SiteCheck:
     images: list[ImageFacts] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     public: bool = False
+    spatial_dims: int | None = None
 
 
-def check_site(path: Path, name: str | None = None, viewer: Viewer | None = None) -> SiteCheck:
+def check_site(
+    path: Path, name: str | None = None, viewer: Viewer | None = None, spatial_dims: int | None = None
+) -> SiteCheck:
     """Read every image and mask of a datalist.
 
     Args:
         path: the datalist.
         name: of the site; by default the datalist's.
         viewer: is shown every image with its facts and its mask.
+        spatial_dims: of the network that will see the images; None where that is not known.
     """
     problem, own_name, classes, splits, public = _read(path)
-    site = SiteCheck(name or own_name, path, classes, public=public)
+    site = SiteCheck(name or own_name, path, classes, public=public, spatial_dims=spatial_dims)
     if problem is not None:
         site.problems.append(Problem(ERROR, site.name, "datalist", str(path), problem))
     for split, items in splits.items():
@@ -197,6 +212,7 @@ def _check_item(site: SiteCheck, split: str, item: Mapping[str, Any], viewer: Vi
 def _describe(facts: ImageFacts, data: ImageData, values: npt.NDArray[Any]) -> None:
     axes = values.ndim - data.channels
     facts.shape = tuple(int(length) for length in values.shape)
+    facts.channels = facts.shape[-1] if data.channels else 0
     facts.spacing = tuple(float(length) for length in np.linalg.norm(data.affine[:3, : min(3, axes)], axis=0).round(4))
     facts.range = float(values.min()), float(values.max())
     facts.tilt = float(data.notes.get("gantry_tilt", 0.0))
@@ -218,17 +234,18 @@ def _check_label(site: SiteCheck, facts: ImageFacts, data: ImageData) -> npt.NDA
     path = Path(facts.label)
     try:
         mask = read_mask(path)
-        place = read_image(path, mask=True).affine
+        place = image_layout(path, mask=True).affine
     except ImageError as error:
         _add(site, "mask unreadable", str(path), error.reason)
         return None
     facts.mask_values = tuple(int(value) for value in np.unique(mask))
     space = facts.shape[:-1] if data.channels else facts.shape
-    if not (mask_fits(space, mask.shape) or mask_fits(facts.shape, mask.shape)):
+    if not mask_fits(facts.shape, mask.shape, data.channels):
         _add(site, "mask shape", str(path), f"its shape is {mask.shape}, its image's {facts.shape}; make them the same")
         return None
-    if _apart(space, data.affine, place) > APART and facts.orientation:
-        _add(site, "mask place", str(path), "it lies elsewhere than its image (another affine); resample or correct it")
+    distance = corner_distance(space, known_place(data.affine) if facts.orientation else None, place)
+    if distance > APART:
+        _add(site, "mask place", str(path), place_fault(distance))
     limit = None if site.classes is None else len(site.classes)
     if facts.mask_values[0] < 0 or (limit is not None and facts.mask_values[-1] >= limit):
         shown = ", ".join(map(str, facts.mask_values[:6]))
@@ -237,16 +254,6 @@ def _check_label(site: SiteCheck, facts: ImageFacts, data: ImageData) -> npt.NDA
     elif facts.mask_values == (0,):
         _add(site, "empty mask", str(path), "nothing is marked in it; right if the image shows nothing", WARNING)
     return mask
-
-
-def _apart(shape: Sequence[int], affine: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    """The largest distance, in mm, between the corners of two grids of one shape."""
-    if np.array_equal(other, np.eye(4)):
-        return 0.0  # a mask as a picture has no place of its own
-    lengths = [*list(shape)[:3], 1, 1, 1][:3]
-    corners = np.array(np.meshgrid(*[(0, length - 1) for length in lengths])).reshape(3, -1)
-    points = np.vstack([corners, np.ones(corners.shape[1])])
-    return float(np.abs((affine - other) @ points).max())
 
 
 def _look_for_loose_masks(site: SiteCheck) -> None:

@@ -16,6 +16,7 @@ def all_problems(sites: Sequence[SiteCheck]) -> list[Problem]:
     for site in sites:
         found += _labels(site)
         found += _alike(site)
+        found += _channels(site)
     found += _classes(sites)
     found += _orientations(sites)
     found += _duplicates([image for site in sites for image in site.images])
@@ -87,6 +88,32 @@ def _alike(site: SiteCheck) -> Iterator[Problem]:
     if finest and max(finest) > COARSE * min(finest):
         reason = f"spacings from {min(finest):g} to {max(finest):g} mm; put Spacingd after the loader"
         yield Problem(WARNING, site.name, "spacing", "all", reason)
+
+
+def _channels(site: SiteCheck) -> Iterator[Problem]:
+    """A network takes one number of channels; the slices of a volume are the channels of a 2-D network."""
+    if site.public:
+        return  # brought to the sites' number of channels, whatever they have
+    counts: dict[bool, Counter[int]] = {True: Counter(), False: Counter()}
+    seen = []
+    for image in site.images:
+        slices = not image.channels and len(image.shape) == 3
+        if image.channels or (slices and site.spatial_dims != 3):
+            seen.append((image, slices))
+            counts[slices][image.shape[-1]] += 1
+    for image, slices in seen:
+        usual = counts[slices].most_common(1)[0][0]
+        if image.shape[-1] != usual and (not slices or site.spatial_dims == 2):
+            what = "slices, which are the channels of a 2-D network" if slices else "channels"
+            reason = f"{image.shape[-1]} {what}; most images have {usual}: bring all to one number, or leave it out"
+            yield Problem(ERROR, site.name, "channels", image.path, reason)
+    volumes = counts[True]
+    if len(volumes) > 1 and site.spatial_dims is None and all(image.mask_values is None for image in site.images):
+        reason = (
+            f"volumes of {min(volumes)} to {max(volumes)} slices: right for a network with spatial_dims 3; a 2-D one, "
+            "the default, takes slices as channels and needs the same number in all"
+        )
+        yield Problem(WARNING, site.name, "channels", "all", reason)
 
 
 def _classes(sites: Sequence[SiteCheck]) -> Iterator[Problem]:

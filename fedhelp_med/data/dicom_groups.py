@@ -1,12 +1,15 @@
 """From DICOM files to images: which files make one volume, and which make none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
+
 from fedhelp_med.data.walk import Rejected
 from fedhelp_med.transforms.dicom_file import DicomFile
+from fedhelp_med.transforms.dicom_geometry import SAME, frames_of
 from fedhelp_med.transforms.dicom_series import assemble
 from fedhelp_med.transforms.errors import ImageError
 
@@ -93,12 +96,12 @@ def _images(files: list[DicomFile]) -> list[Group]:
     try:
         return [_group(place, files)]
     except ImageError as error:
+        places = _places(files)
         for count in (1, 2):
             for keywords in combinations(PARTS, count):
                 parts = _divide(files, keywords)
-                sizes = {len(part) for part in parts.values()}
-                if len(parts) < 2 or len(sizes) > 1 or min(sizes) < 2:
-                    continue
+                if len(parts) < 2 or not all(_visits_all(part, places) for part in parts.values()):
+                    continue  # half of the slices, or one slice over time, would also look like a volume
                 try:
                     return [_group(place, part, name) for name, part in sorted(parts.items())]
                 except ImageError:
@@ -112,6 +115,27 @@ def _divide(files: Sequence[DicomFile], keywords: Sequence[str]) -> dict[str, li
         name = ", ".join(f"{keyword} {file.text(keyword)}" for keyword in keywords)
         parts.setdefault(f"({name})", []).append(file)
     return parts
+
+
+def _places(files: Sequence[DicomFile]) -> dict[Path, int]:
+    """The number of the place that each file lies at, along the normal; empty where a file does not say."""
+    try:
+        frames = [frames_of(file, number)[0] for number, file in enumerate(files)]
+    except ImageError:
+        return {}
+    if any(frame.position is None or frame.orientation is None for frame in frames):
+        return {}
+    normal = np.cross(*frames[0].orientation)  # type: ignore[misc]
+    depths = np.array([float(np.dot(frame.position, normal)) for frame in frames])  # type: ignore[arg-type]
+    order = np.argsort(depths, kind="stable")
+    numbers = np.concatenate([[0], np.cumsum(np.diff(depths[order]) >= SAME)])
+    return {files[index].path: int(number) for index, number in zip(order, numbers, strict=True)}
+
+
+def _visits_all(part: Sequence[DicomFile], places: Mapping[Path, int]) -> bool:
+    """Whether a part of a series has one slice at every place of the series."""
+    distinct = set(places.values())
+    return len(distinct) > 1 and len(part) == len(distinct) == len({places[file.path] for file in part})
 
 
 def _group(place: Path, files: Sequence[DicomFile], part: str = "") -> Group:

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from fedhelp_med.data.studies import Study, stem, with_patient
 from fedhelp_med.data.walk import Rejected
 
 KEYS = {
-    "file": ("file", "filename", "image", "path", "name"),
+    "file": ("file", "filename", "image", "path"),  # not `name`, which is as often a person's
     "series": ("series", "seriesinstanceuid", "series_uid"),
     "study": ("study", "studyinstanceuid", "study_uid"),
     "patient": ("patient", "patientid", "patient_id", "subject"),
 }
 """What a row may be about, the most precise first, and how its column may be called."""
+
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing", "holdout"}
+"""Folders of these names hold somebody's splits, not classes."""
 
 LABEL = ("label", "class", "diagnosis", "target")
 
@@ -29,10 +33,12 @@ class Labelled:
     Attributes:
         studies: with a class name each, and the patient that the table names.
         rejected: studies without a usable label, and rows without a study.
+        notes: what a person should know.
     """
 
     studies: list[tuple[Study, str]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -66,8 +72,8 @@ def labels_from_table(path: Path, studies: Sequence[Study], root: Path) -> Label
         found = [row for key in keys for row in by_key[key]]
         labels = {row.label for row in found}
         if len(labels) == 1 and "" not in labels:
-            patient = found[0].patient or study.patient
-            result.studies.append((with_patient(study, patient), found[0].label))
+            named = with_patient(study, found[0].patient) if found[0].patient else study
+            result.studies.append((named, found[0].label))
             continue
         if not found:
             reason = f"no row for it in {path.name} (by {kind}); add one, or leave the image out"
@@ -85,18 +91,69 @@ def labels_from_table(path: Path, studies: Sequence[Study], root: Path) -> Label
     return result
 
 
-def labels_from_folders(studies: Sequence[Study], root: Path) -> Labelled:
-    """Give studies the name of the folder right below the scanned one as label."""
+def labels_from_folders(studies: Sequence[Study], root: Path, declared: Sequence[str] | None = None) -> Labelled:
+    """Give studies the name of their topmost folder below the scanned one as label.
+
+    Folders that hold everything, and those of somebody else's splits (``train``, ``test``), are no classes: the folders
+    in them are.
+
+    Args:
+        studies: to label.
+        root: the scanned folder.
+        declared: names of classes, at which the search for the folders of classes ends.
+
+    Raises:
+        InputError: folders of splits beside others.
+    """
     result = Labelled()
-    for study in studies:
-        path = study.files[0]
-        parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
-        if len(parts) > 1:
+    folders = [
+        list(path.relative_to(root).parts[:-1]) if path.is_relative_to(root) else []
+        for path in (study.files[0] for study in studies)
+    ]
+    result.notes += _descend(folders, {name.strip().casefold() for name in declared or ()})
+    for study, parts in zip(studies, folders, strict=True):
+        if parts:
             result.studies.append((study, parts[0]))
         else:
             reason = "lies in no folder, so it has no class; put it into the folder of its class"
             result.rejected += [Rejected(file, reason) for file in study.files]
     return result
+
+
+def _descend(folders: Sequence[list[str]], declared: Container[str]) -> list[str]:
+    """Take the levels that are no classes off the paths of folders, in place; return what to tell of them."""
+    notes: list[str] = []
+    while True:
+        tops = {parts[0] for parts in folders if parts}
+        splits = {top for top in tops if top.strip().casefold() in SPLIT_NAMES}
+        shared = len(tops) == 1 and any(len(parts) > 1 for parts in folders)
+        if not tops or any(top.strip().casefold() in declared for top in tops) or not (splits or shared):
+            return notes
+        if splits and splits != tops and len(tops) > 1:
+            shown = f"{', '.join(sorted(splits))} beside {', '.join(sorted(tops - splits)[:3])}"
+            raise InputError(
+                f"--labels folders: {shown}: folders of splits beside others; scan a folder that holds the folders of "
+                "the classes, or name the classes with --classes"
+            )
+        if splits:
+            names = ", ".join(sorted(splits))
+            notes.append(f"the folders {names} are no classes and not used as splits: patients are divided anew")
+        else:
+            only = tops.pop()
+            notes.append(
+                f"all images lie in the folder {only}: the folders in it are the classes; if it is one itself, name it "
+                "with --classes"
+            )
+        for parts in folders:
+            del parts[:1]
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Return names once each, sorted; of several spellings that differ in capitals the most frequent one."""
+    spellings: dict[str, Counter[str]] = {}
+    for name in names:
+        spellings.setdefault(name.strip().casefold(), Counter())[name.strip()] += 1
+    return [min(counts, key=lambda name: (-counts[name], name)) for _, counts in sorted(spellings.items())]
 
 
 def class_names(labels: Sequence[str], declared: Sequence[str] | None) -> tuple[str, ...]:
@@ -111,13 +168,13 @@ def class_names(labels: Sequence[str], declared: Sequence[str] | None) -> tuple[
     """
     if declared is not None:
         return tuple(declared)
-    found = set(labels)
-    if found and all(label.isdigit() for label in found):
+    found = distinct_names(labels)
+    if found and all(label.isdecimal() for label in found):
         highest = max(int(label) for label in found)
         if highest >= 1000:
             raise InputError(f"labels: {highest} is no class index; write 0, 1, 2, ... or names")
         return tuple(str(index) for index in range(highest + 1))
-    return tuple(sorted(found, key=str.casefold))
+    return tuple(found)
 
 
 def class_index(label: str, classes: Sequence[str]) -> int | None:
@@ -125,7 +182,7 @@ def class_index(label: str, classes: Sequence[str]) -> int | None:
     for index, name in enumerate(classes):
         if label.strip().casefold() == name.strip().casefold():
             return index
-    return int(label) if label.isdigit() and int(label) < len(classes) else None
+    return int(label) if label.isdecimal() and int(label) < len(classes) else None
 
 
 def _read(path: Path) -> tuple[str, list[_Row]]:

@@ -11,13 +11,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
 from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.common.files import replacing
 from fedhelp_med.data.pseudonyms import Pseudonyms
+from fedhelp_med.transforms.dicom_file import is_secondary_capture
 
 SERIES_KEYS = (
     "SeriesInstanceUID", "Modality", "SeriesDescription", "SeriesNumber", "BodyPartExamined", "ProtocolName",
@@ -107,6 +110,11 @@ class PullReport:
     failed: dict[str, str] = field(default_factory=dict)
     look_at: list[Path] = field(default_factory=list)
 
+    def point_at(self, folder: Path) -> None:
+        """Add a folder to those to look at, once."""
+        if folder not in self.look_at:
+            self.look_at.append(folder)
+
 
 def parse_query(matches: Iterable[str]) -> Query:
     """Read ``KEYWORD=VALUE`` texts.
@@ -187,7 +195,7 @@ def pull(
             report.failed[series.series] = str(error)
             continue
         if series.modality in MAY_SHOW_TEXT:
-            report.look_at.append(folder)
+            report.point_at(folder)
     return report
 
 
@@ -205,11 +213,17 @@ def _pull_series(
     report.present += len(held) - len(missing)
     watch(series, len(missing), len(held))
     wanted = {instance.uid for instance in missing}
+    there = [files[instance.uid] for instance in held if instance.uid not in wanted]
+    if any(is_secondary_capture(instance.sop_class) for instance in held) or any(map(_file_may_show_text, there)):
+        report.point_at(folder)
 
     def store(dataset: Dataset) -> None:
         uid = str(dataset.get("SOPInstanceUID", ""))
         if uid in wanted:  # a server may send the whole series again
+            shows = _may_show_text(dataset)
             _write(dataset, files[uid], pseudonyms)
+            if shows:
+                report.point_at(folder)
             wanted.discard(uid)
             report.fetched += 1
 
@@ -217,6 +231,21 @@ def _pull_series(
         archive.fetch(series, missing, len(missing) == len(held), store)
     if wanted:
         raise FedHelpError(f"{len(wanted)} of {len(held)} instances did not arrive; repeat the command to go on")
+
+
+def _may_show_text(dataset: Dataset) -> bool:
+    """Whether an instance of any modality is a capture of a screen, or declares what its pixels show."""
+    declared = str(dataset.get("BurnedInAnnotation", "") or "").strip().upper() == "YES"
+    return declared or is_secondary_capture(str(dataset.get("SOPClassUID", "")))
+
+
+def _file_may_show_text(path: Path) -> bool:
+    try:
+        return _may_show_text(
+            dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "BurnedInAnnotation"])
+        )
+    except (OSError, InvalidDicomError):
+        return True  # not ours: look at it
 
 
 def _write(dataset: Dataset, path: Path, pseudonyms: Pseudonyms | None) -> None:

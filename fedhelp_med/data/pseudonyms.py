@@ -21,6 +21,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from fedhelp_med.common.errors import InputError
+from fedhelp_med.data.datalist import patient_key
 
 TABLE = "dicomanonymizer.dicom_anonymization_databases.dicomfields_2026c"
 KEY_BYTES = 32
@@ -77,8 +78,8 @@ class Pseudonyms:
         return f"2.25.{int.from_bytes(self._hash('uid', original)[:16], 'big')}"
 
     def patient(self, original: str) -> str:
-        """Return the pseudonym of a patient ID: 16 letters and digits."""
-        return base64.b32encode(self._hash("patient", original.strip())[:10]).decode()
+        """Return the pseudonym of a patient ID: 16 letters and digits, one for all spellings (``patient_key``)."""
+        return base64.b32encode(self._hash("patient", patient_key(original))[:10]).decode()
 
     def apply(self, dataset: Dataset) -> None:
         """Make an instance anonymous, in place."""

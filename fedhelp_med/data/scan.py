@@ -113,8 +113,10 @@ def scan(source: Path, out: Path, options: ScanOptions | None = None) -> ScanRes
         return _from_archive(archives[0], out, ScanFiles(folder, ()), found, options)
     studies, rejected = _select(found, options, patterns, root)
     files = ScanFiles(folder, dicom_files(found.studies, {item.path: item.reason for item in found.rejected}))
-    items, classes, refused, notes = _label(studies, found, options, root, files)
+    items, classes, refused, notes, used = _label(studies, found, options, root, files)
     rejected += refused
+    if len(fractions) > 1:
+        notes = [*notes, *_unnamed(used)]
     write_rejected(rejected_file, rejected)
     if not items:
         raise InputError(f"{source}: no image that can be used; {rejected_file} says why, file by file")
@@ -163,6 +165,10 @@ def _select(
             reason = "a MedMNIST file beside other images; scan it by itself"
         elif options.modality and study.kind == "dicom" and study.modality.upper() != options.modality.upper():
             reason = f"modality {study.modality or 'not given'}; --modality {options.modality} was asked for"
+        elif study.shows_patient:
+            reason = (
+                "says that its pixels show who it is (BurnedInAnnotation YES); blacken that and write NO, or leave it"
+            )
         elif "description" in patterns and not patterns["description"].search(study.description):
             reason = f"{study.description!r} does not match --description {options.description}"
         if reason is None and "patients" in patterns:
@@ -183,15 +189,15 @@ def _select(
 
 def _label(
     studies: Sequence[Study], found: Found, options: ScanOptions, root: Path, files: ScanFiles
-) -> tuple[list[Item], tuple[str, ...] | None, list[Rejected], list[str]]:
-    """Return items, classes, what was left out, and notes."""
+) -> tuple[list[Item], tuple[str, ...] | None, list[Rejected], list[str], list[Study]]:
+    """Return items, classes, what was left out, notes, and the studies of the items."""
     if options.masks or (found.labels and not options.labels):
         if options.masks:
             masked = masks_from_pattern(options.masks, studies, root, options.classes, files)
         else:
             masked = masks_from_objects(found.labels, studies, options.classes, files)
         items = [_item(study, files.image(study), str(mask)) for study, mask in masked.studies]
-        return items, masked.classes, masked.rejected, masked.notes
+        return items, masked.classes, masked.rejected, masked.notes, [study for study, _ in masked.studies]
     if not options.labels:
         items = [_item(study, files.image(study), None) for study in studies]
         return (
@@ -199,9 +205,10 @@ def _label(
             None,
             [],
             ["no labels: only a public set can do without; give --labels or --masks to train on them"],
+            list(studies),
         )
     if options.labels == FOLDERS:
-        labelled = labels_from_folders(studies, root)
+        labelled = labels_from_folders(studies, root, options.classes)
     else:
         table = Path(options.labels)
         own = table.resolve()
@@ -209,7 +216,7 @@ def _label(
         found_own = [item for item in found.rejected if item.path.resolve() == own]
         labelled.rejected += [replace(item, reason="the table of labels") for item in found_own]
     classes = class_names([label for _, label in labelled.studies], options.classes)
-    items = []
+    items, used = [], []
     for study, label in labelled.studies:
         index = class_index(label, classes)
         if index is None:
@@ -217,7 +224,19 @@ def _label(
             labelled.rejected += [Rejected(path, reason) for path in study.files]
         else:
             items.append(_item(study, files.image(study), index))
-    return items, classes, labelled.rejected, []
+            used.append(study)
+    return items, classes, labelled.rejected, labelled.notes, used
+
+
+def _unnamed(studies: Sequence[Study]) -> list[str]:
+    """What to tell of images of which nothing says whose they are, before they are divided by patient."""
+    count = sum(not study.patient_known for study in studies)
+    if not count:
+        return []
+    return [
+        f"{count} of {len(studies)} image(s) name no patient: files count as one patient by their names, DICOM by the "
+        "study, and a person may stand in several splits; say whose they are with --patients or in a column `patient`"
+    ]
 
 
 def _item(study: Study, image: Path, label: int | str | None) -> Item:

@@ -1,6 +1,7 @@
 """The files that a scan writes beside its datalist: links to series, masks, unpacked pictures."""
 
 import gzip
+import hashlib
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ class ScanFiles:
         self._beside: dict[Path, set[Path]] = {}
         for path in dicom:
             self._beside.setdefault(path.parent, set()).add(path)
+        self._taken: dict[str, int] = {}
 
     def image(self, study: Study) -> Path:
         """Return the one path that stands for an image in a datalist.
@@ -46,19 +48,33 @@ class ScanFiles:
             folder = folders.pop()
             if self._beside.get(folder, set()) <= set(study.files):
                 return folder
-        target = self.folder / "series" / _name(study)
+        target = self._folder(_name(study))
         with replacing_folder(target) as temporary:
             for number, path in enumerate(study.files):
                 _link(path, temporary / f"{number:05d}.dcm", target)
         return target
 
-    def mask(self, name: str, values: npt.NDArray[np.int64], affine: npt.NDArray[np.float64]) -> Path:
-        """Write a mask ``W, H[, D]`` as NIfTI in its image's geometry."""
-        path = self.folder / "masks" / f"{_clean(name)}.nii.gz"
+    def mask(self, name: str, origin: str, values: npt.NDArray[np.int64], affine: npt.NDArray[np.float64]) -> Path:
+        """Write a mask ``W, H[, D]`` as NIfTI in its image's geometry.
+
+        Args:
+            name: for people; what a file name cannot hold is left out of it.
+            origin: what no other mask of this scan comes from. Its hash is in the file's name, so that two masks of
+                one name, such as ``slice.png`` of every patient, do not become one file.
+            values: class indices.
+            affine: ``4, 4``, index to RAS mm.
+        """
+        mark = hashlib.sha256(origin.encode("utf-8", "surrogateescape")).hexdigest()[:10]
+        path = self.folder / "masks" / f"{_clean(name)}-{mark}.nii.gz"
         image = nibabel.Nifti1Image(values.astype(np.uint8), affine)
         with replacing(path) as temporary:
             temporary.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
         return path
+
+    def _folder(self, name: str) -> Path:
+        """A folder for a series: names that differ in other than Latin letters do not share one."""
+        self._taken[name] = number = self._taken.get(name, 0) + 1
+        return self.folder / "series" / (name if number == 1 else f"{name}-{number}")
 
     def pictures(self, path: Path) -> tuple[dict[str, list[dict[str, object]]], tuple[str, ...]]:
         """Write the images of a MedMNIST file one by one; its own splits and labels stay.

@@ -47,7 +47,7 @@ def split_by_patient(
     if len(patients) < len(fractions):
         raise InputError(
             f"splits: {len(patients)} patient(s) cannot fill {len(fractions)} splits ({', '.join(fractions)}); "
-            "give more patients or ask for fewer splits"
+            "give more patients, say whose the images are (`fedhelp data scan --patients`), or ask for fewer splits"
         )
 
     def place(key: str) -> tuple[str, int, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedhelp_med.data.complete import check_complete
 from fedhelp_med.data.dicom_groups import group_dicom
 from fedhelp_med.data.walk import Rejected, is_npz, list_files
-from fedhelp_med.transforms.dicom_file import DicomFile, read_dicom_file, read_header
+from fedhelp_med.transforms.dicom_file import DicomFile, is_screen_capture, read_dicom_file, read_header
 from fedhelp_med.transforms.errors import ImageError, NotAnImageError, reader_reason
 from fedhelp_med.transforms.sniff import describe_unknown, kind_of
 
@@ -31,6 +31,8 @@ class Study:
         modality: as DICOM writes it (CT, MR, DX, ...), or empty.
         description: of the series, or the file's name.
         instance: SOP Instance UID of a file that is an image of its own, or empty.
+        patient_known: whether something says whose it is, not its file's name or its study alone.
+        shows_patient: whether a file declares that its pixels name the patient (BurnedInAnnotation).
     """
 
     kind: str
@@ -41,6 +43,8 @@ class Study:
     modality: str = ""
     description: str = ""
     instance: str = ""
+    patient_known: bool = True
+    shows_patient: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,11 @@ def examine(files: Sequence[Path], rejected: Sequence[Rejected], root: Path) -> 
         try:
             kind = kind_of(path)
             if kind == "dicom":
-                dicom.append(read_dicom_file(path))
+                file = read_dicom_file(path)
+                if is_screen_capture(file):
+                    refused.append(Rejected(path, "a capture of a screen (a dose report, a protocol), not an image"))
+                else:
+                    dicom.append(file)
             elif kind in ("nifti", "nrrd", "picture"):
                 check_complete(path, kind)
                 studies.append(_plain(kind, path, root))
@@ -165,7 +173,7 @@ def stem(path: Path) -> str:
 
 def with_patient(study: Study, patient: str) -> Study:
     """Return the same image of another patient."""
-    return replace(study, patient=patient)
+    return replace(study, patient=patient, patient_known=True)
 
 
 def _series(files: Sequence[DicomFile]) -> tuple[list[Study], list[Rejected]]:
@@ -180,6 +188,8 @@ def _series(files: Sequence[DicomFile]) -> tuple[list[Study], list[Rejected]]:
             group.files[0].text("Modality"),
             " ".join(part for part in (group.files[0].text("SeriesDescription"), group.part) if part),
             group.files[0].text("SOPInstanceUID") if len(group.files) == 1 else "",
+            bool(group.files[0].text("PatientID")),
+            any(file.text("BurnedInAnnotation").upper() == "YES" for file in group.files),
         )
         for group in groups
     ]
@@ -189,7 +199,8 @@ def _series(files: Sequence[DicomFile]) -> tuple[list[Study], list[Rejected]]:
 def _plain(kind: str, path: Path, root: Path) -> Study:
     relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
     subject = BIDS_SUBJECT.search(relative)
-    return Study(kind, (path,), subject.group(1) if subject else stem(path), description=stem(path))
+    patient = subject.group(1) if subject else stem(path)
+    return Study(kind, (path,), patient, description=stem(path), patient_known=subject is not None)
 
 
 def _archive(path: Path) -> Study:

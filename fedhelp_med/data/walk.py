@@ -93,7 +93,7 @@ def unpack(path: Path, folder: Path) -> tuple[list[Path], list[Rejected]]:
     Raises:
         InputError: not a readable zip, or one that does not fit on the disk.
     """
-    files: list[Path] = []
+    files: set[Path] = set()
     rejected: list[Rejected] = []
     try:
         with zipfile.ZipFile(path) as archive:
@@ -108,7 +108,7 @@ def unpack(path: Path, folder: Path) -> tuple[list[Path], list[Rejected]]:
                 if reason is None:
                     reason = _extract(archive, entry, target)
                 if reason is None:
-                    files.append(target)
+                    files.add(target)
                 else:
                     rejected.append(Rejected(shown, reason))
     except ZIP_FAULTS as error:
@@ -131,7 +131,9 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path | Rejected]
     for entry in entries:
         path = Path(entry.path)
         try:
-            if entry.is_dir():
+            if not _is_utf8(path):
+                yield Rejected(_shown(path), "its name is not UTF-8, the other bytes are shown as \\x..; rename it")
+            elif entry.is_dir():
                 yield from _walk(path, seen)
             elif entry.is_file():
                 yield path
@@ -141,6 +143,19 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path | Rejected]
                 yield Rejected(path, "not a regular file; leave it out")
         except OSError as error:
             yield Rejected(path, f"cannot be opened ({error.strerror}); check it")
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(path: Path) -> Path:
+    """A path that can be written into a text file."""
+    return Path(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def _check_archive(path: Path, folder: Path, entries: list[zipfile.ZipInfo]) -> None:

@@ -13,10 +13,12 @@ from monai.data import save_net_with_metadata
 from monai.networks.utils import convert_to_torchscript
 from torch import nn
 
-from fedhelp_med.common.errors import FedHelpError
+from fedhelp_med.common.errors import FedHelpError, InputError
 from fedhelp_med.common.files import check_empty, replacing_folder, write_json, write_text
+from fedhelp_med.data.datalist import read_datalist
 from fedhelp_med.export.deployed import Deployed, read_deployed
-from fedhelp_med.export.preprocessing import check_preparation
+from fedhelp_med.export.preprocessing import check_preparation, preparation
+from fedhelp_med.transforms.sniff import is_dicom
 
 IMPORT = "$from fedhelp_med.networks import MeanOfProbabilities"
 PARTS = ("configs", "scripts", "docs", "LICENSE")
@@ -153,6 +155,38 @@ def _extra_files(configs: Path, names: Sequence[str]) -> tuple[Mapping[str, Any]
     return metadata, {name: (configs / name).read_bytes() for name in names}
 
 
+def _limits(deployed: Deployed) -> str:
+    """Say which images the command of the README reads as the network learned them."""
+    text = "`IMAGES` is a folder of NIfTI, PNG or JPEG files. "
+    if any(step["_target_"].rpartition(".")[2].startswith("LoadStudy") for step in preparation(deployed)):
+        told = (
+            "DICOM is another matter: MONAI's reader does not turn MONOCHROME1 over, may order slices and frames "
+            "otherwise, and reads palettes and padding as stored; of PNG with a palette it gives the indices. "
+            "`fedhelp predict --model . --input IMAGES --out RESULTS` reads everything as in training.\n\n"
+        )
+        loud = "**This site learned from DICOM: use `fedhelp predict`, not this command.** "
+        text = f"{loud if _holds_dicom(deployed.datalist) else ''}{text}{told}"
+    else:
+        text += "\n\n"
+    parser = deployed.parser("inference.json")
+    flat = all(key in parser for key in ("spatial_dims", "channel_dim", "roi_size"))
+    if flat and parser.get_parsed_content("spatial_dims") == 2 and parser["channel_dim"] == "no_channel":
+        text += (
+            "The network sees single slices: with this command, and in MONAI Label, an image has two axes. Volumes, of "
+            "one slice too, fail in `Resized`; `fedhelp predict` takes them slice by slice.\n\n"
+        )
+    return text
+
+
+def _holds_dicom(datalist: Path) -> bool:
+    """Whether a site's images are DICOM, files or folders; a datalist that is elsewhere by now says nothing."""
+    try:
+        items = [item for items in read_datalist(datalist, require=()).splits.values() for item in items]
+    except InputError:
+        return False
+    return any(Path(item["image"]).is_dir() or is_dicom(Path(item["image"])) for item in items)
+
+
 def _readme(deployed: Deployed) -> str:
     networks = " and ".join(f"`{name}`" for name in deployed.names)
     mean = (
@@ -170,5 +204,6 @@ def _readme(deployed: Deployed) -> str:
         "```sh\n"
         "python -m monai.bundle run --bundle_root . --config_file configs/inference.json --dataset_dir IMAGES\n"
         "```\n\n"
+        f"{_limits(deployed)}"
         "The other configs are those of the bundle that the federation ran. Not a medical device.\n"
     )

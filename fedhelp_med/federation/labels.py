@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 
 from fedhelp_med.common.errors import InputError
 from fedhelp_med.federation.loading import Federation
-from fedhelp_med.transforms import ImageError, LoadStudy, check_mask, image_shape
+from fedhelp_med.transforms import ImageError, LoadStudy, check_mask, check_place, image_layout
 
 
 def check_labels(federation: Federation) -> None:
@@ -57,10 +57,12 @@ def _output_format(bundle: Path) -> str | None:
 
 def _check_mask(site: str, image: Path, mask: Path, classes: int) -> None:
     try:
-        values = np.asarray(LoadStudy(mask=True)(mask))
+        loaded = LoadStudy(mask=True)(mask)
     except Exception as error:  # readers raise whatever their libraries raise
         raise InputError(f"sites ({site}).data: the mask {mask} cannot be read ({error}); replace it") from error
     try:
-        check_mask(f"the mask {mask}", values, image_shape(image)[0], classes)
+        layout = image_layout(image)
+        check_mask(f"the mask {mask}", np.asarray(loaded), layout.shape, classes, channels=layout.channels)
+        check_place(f"the mask {mask}", layout.space, layout.affine, image_layout(mask, mask=True).affine)
     except ImageError as error:
         raise InputError(f"sites ({site}).data: {error}") from None

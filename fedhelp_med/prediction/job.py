@@ -136,7 +136,8 @@ def _predict(model: Model, study: Study, name: str, out: Path) -> tuple[dict[str
         except Exception as error:  # of this object alone: the mask is there
             reasons.append(str(error) or type(error).__name__)
     counts = np.bincount(mask.ravel(), minlength=len(model.classes))
-    volume = None if affine is None else float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+    known = affine is not None and image.meta.get("spacing_known", True)
+    volume = float(abs(np.linalg.det(affine[:3, :3]))) / 1000 if affine is not None and known else None
     row: dict[str, Any] = {}
     for label, count in list(zip(model.classes, counts, strict=True))[1:]:
         row[f"voxels({label})"] = int(count)

@@ -158,6 +158,25 @@ def test_shipped_weights_fit_and_the_torchscript_answers_the_same():
     assert (BUNDLE / "models/model.pt").stat().st_size < 5_000_000
 
 
+def test_inference_on_a_folder_without_images_is_an_error(tmp_path):
+    def workflow():
+        return ConfigWorkflow(
+            config_file=str(BUNDLE / "configs/inference.json"),
+            workflow_type="infer",
+            logging_file=False,
+            dataset_dir=str(tmp_path),
+            bundle_root=str(BUNDLE),
+        )
+
+    (tmp_path / "slice.dcm").touch()
+    with pytest.raises(
+        SystemExit, match=r"no image with the ending .nii, .nii.gz, .png.* read DICOM with fedhelp pred"
+    ):
+        workflow().initialize()
+    (tmp_path / "CAPITALS.PNG").touch()
+    assert workflow().parser.get_parsed_content("datalist") == [str(tmp_path / "CAPITALS.PNG")]
+
+
 def test_inference_names_only_monai_and_torch():
     text = (BUNDLE / "configs/inference.json").read_text()
     assert "fedhelp_med" not in text

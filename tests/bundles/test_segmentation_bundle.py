@@ -263,6 +263,19 @@ def test_a_site_with_few_images_draws_each_several_times_in_an_epoch(tmp_path):
     assert sum(len(batch["image"]) for batch in parser.get_parsed_content("train#dataloader")) == 4
 
 
+def test_resized_masks_lie_where_their_resized_images_lie(tmp_path):
+    columns = np.repeat(np.arange(100, dtype=np.uint8)[:, None], 100, axis=1)  # every pixel holds its place
+    for name in ("image", "label"):
+        nibabel.save(nibabel.Nifti1Image(columns, np.eye(4)), tmp_path / f"{name}.nii")
+    parser = ConfigParser()
+    parser.read_config(str(SEGMENTATION / "configs/train.json"))
+    parser["num_classes"] = 100
+    prepare = parser.get_parsed_content("validate#preprocessing")
+    label = prepare({name: str(tmp_path / f"{name}.nii") for name in ("image", "label")})["label"][0, :, 0]
+    centres = (torch.arange(64) + 0.5) * 100 / 64 - 0.5
+    assert abs(float((label - centres).mean())) < 0.01  # pixels of the image
+
+
 def test_shipped_weights_fit_and_the_torchscript_answers_the_same():
     parser = ConfigParser()
     parser.read_config(str(SEGMENTATION / "configs/inference.json"))
@@ -275,6 +288,25 @@ def test_shipped_weights_fit_and_the_torchscript_answers_the_same():
     with torch.inference_mode():
         torch.testing.assert_close(script(image), network(image))
     assert (SEGMENTATION / "models/model.pt").stat().st_size < 5_000_000
+
+
+def test_inference_on_a_folder_without_images_is_an_error(tmp_path):
+    def workflow():
+        return ConfigWorkflow(
+            config_file=str(SEGMENTATION / "configs/inference.json"),
+            workflow_type="infer",
+            logging_file=False,
+            dataset_dir=str(tmp_path),
+            bundle_root=str(SEGMENTATION),
+        )
+
+    (tmp_path / "slice.dcm").touch()
+    with pytest.raises(
+        SystemExit, match=r"no image with the ending .nii, .nii.gz, .png.* read DICOM with fedhelp pred"
+    ):
+        workflow().initialize()
+    (tmp_path / "CAPITALS.PNG").touch()
+    assert workflow().parser.get_parsed_content("datalist") == [str(tmp_path / "CAPITALS.PNG")]
 
 
 def test_inference_names_only_monai_and_torch():

@@ -72,6 +72,35 @@ def test_sites_of_different_orientation_are_told_once(tmp_path):
     assert found[0].reason == f"LAS, but a has {usual}; put Orientationd after the loader"
 
 
+def channel_site(folder, shapes):
+    folder.mkdir()
+    items = []
+    for index, shape in enumerate(shapes):
+        values = PIXELS.integers(0, 256, shape).astype(np.uint8)
+        path = folder / f"{index}.{'png' if shape[-1] in (3, 4) else 'nii'}"
+        Image.fromarray(values).save(path) if path.suffix == ".png" else volume(path, values)
+        items.append({"image": str(path), "label": index % 2, "patient": str(index)})
+    write_datalist(folder / "datalist.json", name=folder.name, classes=("a", "b"), splits={"training": items})
+    return folder / "datalist.json"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dims", "level", "reason"),
+    [
+        ([(6, 5, 8), (6, 5, 8), (6, 5, 10), (6, 5, 8)], 2, ERROR, "10 slices, which are the channels .* have 8"),
+        ([(6, 5, 8), (6, 5, 8), (6, 5, 10), (6, 5, 8)], None, WARNING, "volumes of 8 to 10 slices"),
+        ([(6, 5, 8), (6, 5, 8), (6, 5, 10), (6, 5, 8)], 3, None, ""),
+        ([(6, 5, 3), (6, 5, 3), (6, 5, 4)], None, ERROR, "4 channels; most images have 3"),
+        ([(6, 5, 8), (6, 5, 8)], 2, None, ""),
+    ],
+)
+def test_images_have_one_number_of_channels(shapes, dims, level, reason, tmp_path):
+    site = check_site(channel_site(tmp_path / "a", shapes), spatial_dims=dims)
+    found = [problem for problem in all_problems([site]) if problem.kind == "channels"]
+    assert [problem.level for problem in found] == ([] if level is None else [level])
+    assert all(re.search(reason, problem.reason) for problem in found)
+
+
 def test_a_good_site_is_sound_and_described(tmp_path):
     path = segmentation_site(tmp_path / "a")
     site = check_site(path)

@@ -87,6 +87,19 @@ def test_series_that_may_show_text_are_pointed_at(modality, tmp_path):
     assert pull(source, ALL, tmp_path).look_at == [tmp_path / other.study / other.series]
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value"), [("SOPClassUID", "1.2.840.10008.5.1.4.1.1.7"), ("BurnedInAnnotation", "YES")]
+)
+def test_captures_and_declared_text_of_any_modality_are_pointed_at(keyword, value, tmp_path):
+    source = shelf(modality="CT")
+    _, other = source.series
+    instance = list(source.series[other].values())[1]
+    setattr(instance, keyword, value)
+    instance.file_meta.MediaStorageSOPClassUID = instance.SOPClassUID
+    for _ in range(2):  # also where all of it is there already
+        assert pull(source, ALL, tmp_path).look_at == [tmp_path / other.study / other.series]
+
+
 @pytest.mark.parametrize("uid", ["../../etc", "..", "1", "", "1.2/3", "/tmp", "1..2", "1.2\n"])
 def test_a_name_that_is_no_uid_never_becomes_a_path(uid, tmp_path):
     source = Shelf({RemoteSeries("1.2.3", uid): {}, RemoteSeries(uid, "1.2.3"): {}})

@@ -127,3 +127,9 @@ def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path):
     (tmp_path / "short").write_bytes(b"short")
     with pytest.raises(InputError, match="5 bytes are no key"):
         read_key(tmp_path / "short")
+
+
+def test_spellings_of_a_patient_have_one_pseudonym():
+    names = Pseudonyms(KEY)
+    assert len({names.patient(text) for text in ("Smith 01", "SMITH 01", " smith01")}) == 1
+    assert names.patient("Smith 01") != names.patient("Smith 02")

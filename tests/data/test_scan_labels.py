@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -146,6 +147,93 @@ def test_masks_that_do_not_fit_and_masks_of_0_and_255(tmp_path):
     assert result.notes == ["masks of 0 and 255 were written again as 0 and 1"]
 
 
+@pytest.mark.parametrize("places", [("1/masks/s", "2/masks/s"), ("masks/左", "masks/右"), ("masks/a_1", "masks/a-1")])
+def test_masks_that_are_written_again_keep_to_their_images(places, tmp_path):
+    for number, place in enumerate(places):
+        path = tmp_path / "data" / f"{place}.png"
+        picture(path.parents[1] / "images" / path.name)
+        white = np.zeros((6, 8), np.uint8)
+        white[number] = 255
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(white).save(path)
+    datalist, _, _ = run(tmp_path, masks="../masks/{name}.png")
+    found = {item["image"]: LoadStudy(mask=True)(item["label"]).numpy() for item in datalist.splits["training"]}
+    for number, place in enumerate(places):
+        path = tmp_path / "data" / f"{place}.png"
+        assert found[str(path.parents[1] / "images" / path.name)][:, number].all()
+
+
+def test_masks_of_0_and_1_beside_masks_of_0_and_255(tmp_path):
+    for name, high in {"a": [1], "b": [255], "c": [1, 255]}.items():
+        picture(tmp_path / f"data/{name}.png")
+        values = np.zeros((6, 8), np.uint8)
+        values[0, : len(high)] = high
+        Image.fromarray(values).save(tmp_path / f"data/{name}_mask.png")
+    datalist, reasons, _ = run(tmp_path, masks="{name}_mask.png")
+    assert datalist.classes == ("background", "class 1")
+    for item in by_name(datalist).values():
+        assert np.argwhere(LoadStudy(mask=True)(item["label"]).numpy()).tolist() == [[0, 0]]
+    assert by_name(datalist)["a"]["label"].endswith("data/a_mask.png")  # as it was
+    assert "c_mask.png holds 1 and 255, other masks" in reasons["c.png"]
+
+
+def test_masks_whose_axes_run_otherwise_are_turned_onto_their_images(tmp_path):
+    expected, affine = np.zeros((7, 6, 5), np.uint8), oblique()
+    expected[1:3, 4, 0] = 1
+    flip = np.diag([1.0, -1.0, 1.0, 1.0])
+    flip[1, 3] = 5
+    mixed = np.zeros((4, 4))
+    mixed[[2, 0, 1, 3], range(4)] = 1  # axes D, W, H
+    shifted = affine.copy()
+    shifted[0, 3] += 2
+    masks = {  # dcm2niix writes rows from the bottom
+        "flipped": (expected[:, ::-1], affine @ flip),
+        "permuted": (expected.transpose(2, 0, 1), affine @ mixed),
+        "as the image": (expected, affine),
+        "shifted": (expected, shifted),
+    }
+    for name, (values, own) in masks.items():
+        write_series(tmp_path / "data" / name, patient=name)
+        nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(values), own), tmp_path / f"data/{name}.nii.gz")
+    datalist, reasons, result = run(tmp_path, masks="{name}.nii.gz")
+    assert sorted(by_name(datalist)) == ["as the image", "flipped", "permuted"]
+    for item in by_name(datalist).values():
+        mask = LoadStudy(mask=True)(item["label"])
+        np.testing.assert_array_equal(mask.numpy(), expected)
+        np.testing.assert_allclose(mask.affine, affine, atol=1e-5)
+    assert "its mask shifted.nii.gz lies elsewhere than its image (another affine, corners 2 mm" in reasons["000.dcm"]
+    assert result.notes == ["2 mask(s) whose axes run otherwise than their images' were turned and rewritten"]
+
+
+def test_masks_in_colour(tmp_path):
+    grey = np.zeros((6, 8), np.uint8)
+    grey[1, 2] = 1
+    for name in "abc":
+        Image.fromarray(PIXELS.integers(0, 256, (6, 8, 3), np.uint8)).save(tmp_path / f"{name}.png")
+        (tmp_path / "data").mkdir(exist_ok=True)
+        shutil.move(tmp_path / f"{name}.png", tmp_path / f"data/{name}.png")
+    Image.fromarray(np.stack([grey] * 3, axis=-1)).save(tmp_path / "data/a_mask.png")
+    Image.fromarray(np.stack([grey * 3, grey, grey], axis=-1)).save(tmp_path / "data/b_mask.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "data/c_mask.png")
+    datalist, reasons, _ = run(tmp_path, masks="{name}_mask.png")
+    assert sorted(by_name(datalist)) == ["a", "c"]
+    for item in by_name(datalist).values():
+        assert LoadStudy(mask=True)(item["label"]).shape == (8, 6)
+    assert "has the shape (8, 6, 3), the image (8, 6, 3) (the last axis is of colour)" in reasons["b.png"]
+
+
+def test_the_folder_of_masks_is_listed_once(tmp_path, monkeypatch):
+    for number in range(30):
+        picture(tmp_path / f"data/images/{number}.png")
+        Image.fromarray(np.ones((6, 8), np.uint8)).save(tmp_path / f"data/images/{number}_mask_1.png")
+    listed = []
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: listed.append(path) or iterdir(path))
+    datalist, _, _ = run(tmp_path, masks="{name}_mask_*.png")
+    assert len(datalist.splits["training"]) == 30
+    assert len(listed) <= 2
+
+
 def test_masks_beyond_the_classes(tmp_path):
     picture(tmp_path / "data/a.png")
     picture(tmp_path / "data/b.png")
@@ -192,6 +280,21 @@ def test_contours_become_a_mask_with_their_holes(tmp_path):
     np.testing.assert_array_equal(mask, expected)
 
 
+@pytest.mark.parametrize("names", [("Tumour", "Liver"), ("Liver", "Tumour")])
+def test_of_regions_that_overlap_the_later_class_counts_in_any_order_of_the_file(names, tmp_path):
+    write_series(tmp_path / "data/series")
+    masks = {"Liver": blob(slice(1, 5), slice(1, 5), slice(1, 4)), "Tumour": blob(slice(2, 4), 2, 2)}
+    source = dcmread(tmp_path / "data/series/000.dcm")
+    write_segmentation(tmp_path / "data/seg.dcm", {name: masks[name] for name in names}, oblique(), source)
+    datalist, _, result = run(tmp_path, classes=("background", "liver", "tumour"))
+    mask = LoadStudy(mask=True)(datalist.splits["training"][0]["label"]).numpy()
+    np.testing.assert_array_equal(mask, np.where(masks["Tumour"], 2, masks["Liver"]))
+    assert result.notes == [
+        "tumour lies over liver in 1 image(s), 2 voxel(s): the later class counts; give --classes with what lies "
+        "inside after what holds it"
+    ]
+
+
 def test_label_objects_that_fit_nowhere_are_named(tmp_path):
     write_series(tmp_path / "data/series")
     source = dcmread(tmp_path / "data/series/000.dcm")
@@ -224,6 +327,73 @@ def test_a_patient_is_in_one_split_however_it_is_spelt(tmp_path):
     assert sum(map(len, owners.values())) == len(set().union(*owners.values())) == 8
     for items in result.splits.values():
         assert {item["label"] for item in items} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes"),
+    [
+        (("chest/train/NORMAL", "chest/train/ILL", "chest/test/NORMAL", "chest/val/ILL"), ("ILL", "NORMAL")),
+        (("chest/NORMAL", "chest/ILL/deeper"), ("ILL", "NORMAL")),
+        (("training/a", "Testing/b"), ("a", "b")),
+        (("a/x", "b/x"), ("a", "b")),
+    ],
+)
+def test_folders_that_hold_everything_and_folders_of_splits_are_no_classes(folders, classes, tmp_path):
+    for number, folder in enumerate(folders):
+        picture(tmp_path / f"data/{folder}/{number}.png")
+    datalist, reasons, result = run(tmp_path, labels="folders")
+    assert (datalist.classes, reasons) == (classes, {})
+    splits = "train" in str(folders)
+    assert any("not used as splits: patients are divided anew" in note for note in result.notes) == splits
+    assert any(note.startswith("all images lie in the folder chest:") for note in result.notes) == (
+        "chest/" in folders[0]
+    )
+
+
+def test_the_folder_of_the_only_class_is_kept_where_it_is_named(tmp_path):
+    write_series(tmp_path / "data/NORMAL/p1")
+    write_series(tmp_path / "data/NORMAL/p2", patient="P2")
+    datalist, _, _ = run(tmp_path, labels="folders", classes=("normal", "ill"))
+    assert [item["label"] for item in datalist.splits["training"]] == [0, 0]
+
+
+def test_folders_of_splits_beside_others_are_refused(tmp_path):
+    for folder in ("train/NORMAL", "ILL"):
+        picture(tmp_path / f"data/{folder}/0.png")
+    with pytest.raises(InputError, match=r"^--labels folders: train beside ILL: folders of splits beside others"):
+        run(tmp_path, labels="folders")
+    datalist, _, _ = run(tmp_path, labels="folders", classes=("ILL", "train"), patients="(ILL|train)")
+    assert {item["label"] for item in datalist.splits["training"]} == {0, 1}
+
+
+def test_spellings_of_a_class_are_one_class(tmp_path):
+    labels = ["Normal", "normal", "Pneumonia", "normal", " NORMAL"]
+    for number in range(5):
+        picture(tmp_path / f"data/{number}.png")
+    text = "file,label\n" + "".join(f"{number}.png,{label}\n" for number, label in enumerate(labels))
+    datalist, _, _ = run(tmp_path, labels=table(tmp_path, text))
+    assert datalist.classes == ("normal", "Pneumonia")
+    assert [item["label"] for item in datalist.splits["training"]] == [0, 0, 1, 0, 0]
+
+
+def test_a_column_of_names_is_no_column_of_files(tmp_path):
+    write_radiograph(tmp_path / "data/x.dcm", patient="P7")
+    text = "name,patient,label\nDoe Jane,P7,ill\n"
+    datalist, reasons, _ = run(tmp_path, labels=table(tmp_path, text))
+    assert (datalist.classes, reasons) == (("ill",), {})
+
+
+def test_images_that_name_no_patient_are_counted(tmp_path):
+    for name in ("person1_bacteria_1", "person1_bacteria_2", "sub-01_x", "sub-02_x"):
+        picture(tmp_path / f"data/{name}.png")
+    write_radiograph(tmp_path / "data/a.dcm")
+    told = "2 of 5 image(s) name no patient: files count as one patient by their names"
+    assert any(note.startswith(told) for note in run(tmp_path, split="70/30")[2].notes)
+    for options in ({"split": "100"}, {"split": "70/30", "patients": "person1|sub-[0-9]+|a"}):
+        assert not any("no patient" in note for note in run(tmp_path, **options)[2].notes)
+    text = "file,label,patient\n" + "".join(f"person1_bacteria_{n}.png,x,p{n}\n" for n in (1, 2))
+    options = {"labels": table(tmp_path, text), "split": "50/50"}
+    assert not any("no patient" in note for note in run(tmp_path, **options)[2].notes)
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
@@ -322,7 +492,7 @@ def test_wrong_options_are_one_message(tmp_path):
         ({"masks": "mask.png"}, "write where the mask"),
         ({"patients": "(", "labels": "folders"}, "not a regular expression"),
         ({"labels": table(tmp_path, "file,label\nb.png,1\n")}, "no image that can be used"),
-        ({"split": "50/50"}, "1 patient.* cannot fill 2 splits"),
+        ({"split": "50/50"}, "1 patient.* cannot fill 2 splits .*--patients"),
     ]:
         with pytest.raises(InputError, match=reason) as raised:
             run(tmp_path, **options)

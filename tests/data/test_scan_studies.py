@@ -4,6 +4,7 @@ import gzip
 import os
 import shutil
 import zipfile
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -16,6 +17,7 @@ from pydicom.data import get_testdata_file
 from pydicom.fileset import FileSet
 
 from fedhelp_med.common.errors import InputError
+from fedhelp_med.data.scan import ScanOptions, scan
 from fedhelp_med.data.studies import discover, find_studies
 from fedhelp_med.transforms import LoadStudy
 
@@ -100,6 +102,51 @@ def test_a_zip_and_a_dicomdir_hold_the_same_studies_as_their_folder(tmp_path):
     assert "which is not there" in reasons[1] and "slice(s) missing" in reasons[0]
 
 
+@pytest.mark.parametrize(
+    "acquisition",
+    [lambda level, time: level, lambda level, time: level % 2],
+    ids=["a number a slice", "odd and even slices"],
+)
+def test_a_part_of_a_series_is_a_volume_only_if_it_visits_every_place_once(acquisition, tmp_path):
+    volume = ramp((7, 6, 4))
+    for time in range(5):
+        write_series(
+            tmp_path,
+            volume + time * 1000,
+            oblique(),
+            names=lambda level, time=time: f"{level}-{time}",
+            edit=lambda level, ds, time=time: (
+                setattr(ds, "AcquisitionNumber", acquisition(level, time)),
+                setattr(ds, "TemporalPositionIdentifier", time + 1),
+                setattr(ds, "SOPInstanceUID", f"1.2.3.{time}.{level + 1}"),
+            ),
+        )
+    studies, rejected = find_studies(tmp_path)
+    assert rejected == []
+    assert [study.description for study in studies] == [
+        f"MR test (TemporalPositionIdentifier {time + 1})" for time in range(5)
+    ]
+    for time, study in enumerate(studies):
+        np.testing.assert_array_equal(LoadStudy()(study.files).numpy(), volume + time * 1000)
+
+
+def test_halves_of_a_series_are_no_volumes(tmp_path):
+    for copy in range(2):  # nothing tells the copies apart, and the halves would have twice the spacing
+        write_series(
+            tmp_path,
+            ramp((7, 6, 4)),
+            oblique(),
+            names=lambda level, copy=copy: f"{level}-{copy}",
+            edit=lambda level, ds, copy=copy: (
+                setattr(ds, "AcquisitionNumber", 2 * (level % 2) + (level // 2 + copy) % 2),
+                setattr(ds, "SOPInstanceUID", f"1.2.3.{copy}.{level + 1}"),
+            ),
+        )
+    studies, rejected = find_studies(tmp_path)
+    assert studies == [] and len(rejected) == 8
+    assert all("slices at the same position" in item.reason for item in rejected)
+
+
 def test_the_volumes_of_one_series_are_told_apart(tmp_path):
     for echo in (1, 2):
         write_series(
@@ -182,3 +229,45 @@ def test_what_may_not_be_opened_is_named(tmp_path):
 def test_sources_that_do_not_exist(tmp_path):
     with pytest.raises(InputError, match="does not exist; name a folder"):
         find_studies(tmp_path / "none")
+
+
+def test_captures_of_screens_are_no_images(tmp_path):
+    def capture(modality, sop_class, name):
+        def edit(_, ds):
+            ds.Modality, ds.SOPClassUID, ds.file_meta.MediaStorageSOPClassUID = modality, sop_class, sop_class
+
+        return write_radiograph(tmp_path / name, patient=name, edit=edit)
+
+    capture("CT", "1.2.840.10008.5.1.4.1.1.7", "dose.dcm")
+    capture("MR", "1.2.840.10008.5.1.4.1.1.7.2", "protocol.dcm")
+    capture("XC", "1.2.840.10008.5.1.4.1.1.7.4", "photograph.dcm")
+    capture("CT", "1.2.840.10008.5.1.4.1.1.77.1.4", "other.dcm")
+    studies, rejected = find_studies(tmp_path)
+    assert sorted(study.files[0].name for study in studies) == ["other.dcm", "photograph.dcm"]
+    assert {item.path.name for item in rejected} == {"dose.dcm", "protocol.dcm"}
+    assert all("a capture of a screen" in item.reason for item in rejected)
+
+
+def test_images_that_say_they_show_who_it_is_are_not_scanned(tmp_path):
+    for name, value in {"yes": "YES", "no": "NO"}.items():
+        write_radiograph(
+            tmp_path / f"data/{name}.dcm",
+            patient=name,
+            edit=lambda _, ds, value=value: setattr(ds, "BurnedInAnnotation", value),
+        )
+    result = scan(tmp_path / "data", tmp_path / "datalist.json", ScanOptions(split="100"))
+    assert [item["patient"] for item in result.splits["training"]] == ["no"]
+    assert [item.path.name for item in result.rejected] == ["yes.dcm"]
+    assert "its pixels show who it is (BurnedInAnnotation YES)" in result.rejected[0].reason
+
+
+def test_a_name_that_is_not_utf8_is_one_file_left_out(tmp_path):
+    picture(tmp_path / "data/good.png")
+    for name in (b"b\xe9.png", b"folder-\xff/a.png"):
+        path = Path(os.fsdecode(os.fsencode(tmp_path / "data") + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "data/good.png", path)
+    result = scan(tmp_path / "data", tmp_path / "datalist.json", ScanOptions(split="100"))
+    assert result.images == 1
+    told = result.rejected_file.read_text(encoding="utf-8")
+    assert 'b\\xe9.png,"its name is not UTF-8' in told and "folder-\\xff" in told

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import write_federation
+from dicom_samples import write_radiograph
 from jsonschema import validate
 from mask_sites import TINY, write_mask_site
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -18,7 +20,7 @@ from monai_bundle import SCHEMA, bundle_command
 from PIL import Image
 
 from fedhelp_med.common.errors import FedHelpError, InputError
-from fedhelp_med.export.bundle import export_bundle
+from fedhelp_med.export.bundle import _limits, export_bundle
 from fedhelp_med.export.deployed import read_deployed
 from fedhelp_med.export.onnx_model import export_onnx, largest_difference, write_onnx
 from fedhelp_med.federation.loading import bundle_folder, load_federation
@@ -86,6 +88,22 @@ def test_the_bundle_answers_as_the_site_does(run, site, tmp_path):
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "class 0", "1": "class 1"}
     assert metadata["network_data_format"]["inputs"]["image"]["num_channels"] == 1
     assert set(metadata["eval_metrics"]) == {"accuracy", "auc", "balanced_accuracy"}
+
+
+def test_the_readme_says_loudly_where_the_site_learned_from_dicom(run, volumes, tmp_path):
+    deployed = read_deployed(run, "clinic-a")
+    assert "DICOM is another matter" in _limits(deployed) and "**" not in _limits(deployed)
+    path = write_radiograph(tmp_path / "x.dcm")
+    content = {"training": [{"image": str(path), "label": 0}]}
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    told = _limits(replace(deployed, datalist=tmp_path / "datalist.json"))
+    assert told.startswith("**This site learned from DICOM: use `fedhelp predict`, not this command.**")
+    assert "**" not in _limits(replace(deployed, datalist=tmp_path / "gone.json"))
+    assert "single slices" not in told  # a classifier
+    volume = read_deployed(volumes, "clinic")
+    assert "single slices" not in _limits(volume)
+    changes = {**volume.changes, "spatial_dims": 2}
+    assert "Volumes, of one slice too, fail in `Resized`" in _limits(replace(volume, changes=changes))
 
 
 def test_nothing_of_the_run_is_in_the_bundle(run, tmp_path):

@@ -215,9 +215,16 @@ def of_another_size(_: dict, mask: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros((16, 15), np.uint8), np.eye(4)), mask)
 
 
+def of_another_place(content: dict, mask: Path) -> None:
+    image = mask.parents[1] / content["training"][0]["image"]
+    for path, affine in ((image, np.diag([2.0, 2, 2, 1])), (mask, np.diag([2.0, -2, 2, 1]))):
+        nibabel.save(nibabel.Nifti1Image(nibabel.load(path).get_fdata().astype(np.uint8), affine), path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (of_another_place, r"spoilt.*lies elsewhere than its image \(another affine, corners 60 mm apart\)"),
         (without_masks, "labels of clinic-a are masks, those of spoilt are class indices or missing"),
         (of_other_values, r"spoilt.*holds the values 255; write class indices 0 to 2"),
         (of_another_size, r"spoilt.*has the shape \(16, 15\), its image \(16, 16\)"),

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 import torch
 import yaml
-from dicom_samples import oblique, write_enhanced, write_radiograph
+from dicom_samples import MR, basic, oblique, set_pixels, write_enhanced, write_radiograph
 from mask_sites import SEGMENTATION, TINY, write_mask_site
 from monai.bundle import ConfigParser
 from PIL import Image
@@ -73,6 +73,21 @@ def test_a_nifti_mask_has_the_shape_and_the_affine_of_its_image(model, tmp_path)
     assert int(row["voxels(white matter)"]) == (voxels == 2).sum()
     volume = abs(np.linalg.det(AFFINE[:3, :3])) / 1000
     assert float(row["ml(white matter)"]) == pytest.approx((voxels == 2).sum() * volume, rel=1e-3)
+
+
+def test_no_volume_in_ml_where_the_file_does_not_say_how_far_slices_are_apart(model, tmp_path):
+    for name, elements in {"unknown": {}, "known": {"SpacingBetweenSlices": 4, "PixelSpacing": [2, 2]}}.items():
+        ds = basic(MR, "NM", name, f"1.2.3.{len(name)}", 0)
+        set_pixels(ds, brain().T.astype(np.uint16))
+        ds.NumberOfFrames = 5
+        for keyword, value in elements.items():
+            setattr(ds, keyword, value)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        ds.save_as(tmp_path / f"in/{name}.dcm", enforce_file_format=True)
+    predict_source(model, tmp_path / "in", tmp_path / "out")
+    known, unknown = rows(tmp_path / "out/predictions.csv")
+    assert float(known["ml(white matter)"]) == pytest.approx(int(known["voxels(white matter)"]) * 0.016)
+    assert unknown["ml(white matter)"] == "" and int(unknown["voxels(white matter)"])
 
 
 def test_a_volume_is_predicted_slice_by_slice_by_a_network_of_slices(model):

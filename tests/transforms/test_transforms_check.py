@@ -6,8 +6,8 @@ from monai.data import MetaTensor
 from fedhelp_med.transforms import CheckStudyd, ImageError
 
 
-def loaded(array, name):
-    return MetaTensor(torch.as_tensor(np.asarray(array)), meta={"filename_or_obj": name})
+def loaded(array, name, affine=None, **meta):
+    return MetaTensor(torch.as_tensor(np.asarray(array)), affine=affine, meta={"filename_or_obj": name, **meta})
 
 
 def test_what_is_sound_comes_back_as_it_was():
@@ -49,6 +49,41 @@ def test_a_mask_has_the_size_of_its_image(image, mask, fits):
         CheckStudyd("image", classes=1)(item)
         return
     with pytest.raises(ImageError, match=r"^m: has the shape .*, its image .*; make a mask of the image's size"):
+        CheckStudyd("image")(item)
+
+
+def test_a_mask_has_no_colours():
+    item = {
+        "image": loaded(np.zeros((4, 3, 3), np.float32), "i", original_channel_dim=-1),
+        "label": loaded(np.zeros((4, 3, 3)), "m"),
+    }
+    with pytest.raises(ImageError, match="make a mask of the image's size"):
+        CheckStudyd("image")(item)
+
+
+FLIPPED = torch.diag(torch.tensor([1.0, -1.0, 2.0, 1.0], dtype=torch.float64))
+PLACED = torch.diag(torch.tensor([1.0, 1.0, 2.0, 1.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "fits"),
+    [
+        ({"affine": PLACED}, {"affine": PLACED + 1e-4}, True),
+        ({"affine": PLACED}, {"affine": FLIPPED}, False),
+        ({"affine": PLACED}, {"affine": torch.eye(4, dtype=torch.float64)}, True),  # a picture has no place
+        ({"affine": torch.eye(4, dtype=torch.float64)}, {"affine": FLIPPED}, True),
+        ({"affine": PLACED, "located": False}, {"affine": FLIPPED}, True),
+    ],
+)
+def test_a_mask_lies_where_its_image_lies(image, mask, fits):
+    item = {
+        "image": loaded(np.zeros((4, 3, 2), np.float32), "i", **image),
+        "label": loaded(np.zeros((4, 3, 2)), "m", **mask),
+    }
+    if fits:
+        CheckStudyd("image", classes=1)(item)
+        return
+    with pytest.raises(ImageError, match=r"^m: lies elsewhere than its image \(another affine, corners 4 mm apart\)"):
         CheckStudyd("image")(item)
 
 

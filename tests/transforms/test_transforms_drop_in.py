@@ -7,7 +7,7 @@ import torch
 from monai.transforms import LoadImage, LoadImaged
 from PIL import Image
 
-from fedhelp_med.transforms import LoadStudy, LoadStudyd
+from fedhelp_med.transforms import LoadStudy, LoadStudyd, image_layout, image_shape
 
 RANDOM = np.random.default_rng(0)
 
@@ -58,6 +58,24 @@ def test_the_same_bits_as_load_image(name, monai_loader, tmp_path):
     np.testing.assert_array_equal(ours.affine, theirs.affine)
     same = (ours.meta["original_channel_dim"], theirs.meta["original_channel_dim"])
     assert same[0] == same[1] or np.isnan(same).all()
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 4, 1), (5, 7, 4, 1, 1)])
+def test_empty_axes_at_the_end_are_no_channels(shape, tmp_path):
+    nifti(tmp_path / "v.nii", shape)
+    assert image_shape(tmp_path / "v.nii") == ((5, 7, 4), False)
+    image = LoadStudy(ensure_channel_first=True)(tmp_path / "v.nii")
+    assert image.shape == (1, 5, 7, 4) and np.isnan(LoadStudy()(tmp_path / "v.nii").meta["original_channel_dim"])
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("unknown", 1), ("mm", 1), ("meter", 1000), ("micron", 0.001)])
+def test_the_affine_is_in_mm_whatever_the_unit_of_the_file(unit, factor, tmp_path):
+    image = nibabel.Nifti1Image(np.zeros((5, 7, 4), np.uint8), np.diag([1.5, -2, 3, 1]) + np.eye(4, k=3))
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "v.nii")
+    expected = np.vstack([factor * image.affine[:3], image.affine[3:]])
+    np.testing.assert_allclose(LoadStudy()(tmp_path / "v.nii").affine, expected)
+    np.testing.assert_allclose(image_layout(tmp_path / "v.nii").affine, expected)
 
 
 def test_the_same_items_as_load_imaged(tmp_path):

@@ -6,7 +6,8 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from dicom_samples import LPS, oblique, ramp, write_enhanced, write_series
+from dicom_samples import LPS, MR, basic, item, oblique, ramp, set_pixels, write_enhanced, write_series
+from pydicom.sequence import Sequence
 
 from fedhelp_med.transforms import ImageError, LoadStudy
 
@@ -68,6 +69,60 @@ def test_enhanced_with_several_volumes_has_channels(tmp_path):
     assert tuple(image.shape) == (*VOLUME.shape, 2)
     assert image.meta["original_channel_dim"] == -1
     np.testing.assert_array_equal(image.numpy(), np.stack(volumes, axis=-1))
+
+
+def echo_times(own, level, time):
+    own.MREchoSequence = item(EffectiveEchoTime=10.0 + 20 * time)
+
+
+def dimension_indices(own, level, time):
+    own.FrameContentSequence = item(DimensionIndexValues=[1, level + 1, time + 1])
+
+
+def dimensions(_, ds):
+    pointers = [0x00209056, 0x00209057, 0x00189082]  # stack, position in it, echo time
+    ds.DimensionIndexSequence = Sequence([item(DimensionIndexPointer=pointer)[0] for pointer in pointers])
+
+
+@pytest.mark.parametrize(("frame_edit", "edit"), [(echo_times, None), (dimension_indices, dimensions)])
+def test_the_volumes_of_an_enhanced_file_are_paired_by_what_they_are_of(frame_edit, edit, tmp_path):
+    volumes = [VOLUME, VOLUME + 1000, VOLUME + 2000]
+    order = random.Random(0).sample(range(15), 15)  # at every place the echoes come in another order
+    path = write_enhanced(
+        tmp_path / "e.dcm", volumes, AFFINE, order=order, slope=1, intercept=0, frame_edit=frame_edit, edit=edit
+    )
+    np.testing.assert_array_equal(LoadStudy()(path).numpy(), np.stack(volumes, axis=-1))
+
+
+def test_an_enhanced_file_with_other_echoes_at_every_place_is_refused(tmp_path):
+    path = write_enhanced(
+        tmp_path / "e.dcm",
+        [VOLUME, VOLUME + 1000],
+        AFFINE,
+        frame_edit=lambda own, level, time: echo_times(own, level, time + level),
+    )
+    with pytest.raises(ImageError, match="its places do not have the same echoes, times or b-values"):
+        LoadStudy()(path)
+
+
+@pytest.mark.parametrize(
+    ("elements", "spacing", "known"),
+    [
+        ({"PixelSpacing": [2, 3], "SpacingBetweenSlices": "-4.8"}, (3, 2, 4.8), True),  # as nuclear medicine has it
+        ({"PixelSpacing": [2, 3]}, (3, 2, 1), False),
+        ({"SpacingBetweenSlices": "4.8"}, (1, 1, 4.8), False),
+    ],
+)
+def test_frames_without_a_place_have_the_spacing_of_the_header(elements, spacing, known, tmp_path):
+    ds = basic(MR, "NM", "N1", "1.2.3", 0)
+    set_pixels(ds, np.zeros((4, 6, 5), np.uint16))
+    ds.NumberOfFrames = 4
+    for keyword, value in elements.items():
+        setattr(ds, keyword, value)
+    ds.save_as(tmp_path / "nm.dcm", enforce_file_format=True)
+    image = LoadStudy()(tmp_path / "nm.dcm")
+    assert tuple(np.linalg.norm(image.affine.numpy()[:3, :3], axis=0)) == pytest.approx(spacing)
+    assert (image.meta["located"], image.meta["spacing_known"]) == (False, known)
 
 
 @pytest.mark.parametrize("name", ["volume.nii", "volume.nii.gz", "named.dcm"])

@@ -92,6 +92,20 @@ def test_padding_becomes_the_smallest_other_value(tmp_path):
     np.testing.assert_array_equal(load(path, padding="keep"), pixels)
 
 
+@pytest.mark.parametrize(("value", "limit"), [(63536, None), (63536, 63546), (-2000, 63546)])
+def test_padding_that_is_written_unsigned_beside_signed_pixels(value, limit, tmp_path):
+    pixels = STORED.astype(np.int16)
+    pixels[0, :2] = -2000  # 63536 as 16 unsigned bits
+
+    def edit(_, ds):
+        ds.add_new("PixelPaddingValue", "US" if value > 0 else "SS", value)
+        if limit is not None:
+            ds.add_new("PixelPaddingRangeLimit", "US", limit)
+
+    path = write_radiograph(tmp_path / "x.dcm", pixels, edit=edit)
+    assert load(path).min() == 2
+
+
 def test_planar_colour_and_palette(tmp_path):
     colours = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 
