@@ -12,7 +12,7 @@ from fedhelp_med.data.labels_masks import read_mask
 
 
 def mask_of_size(path: str | Path, size: Sequence[int], classes: int) -> Tensor:
-    """Read a mask as class indices, int64 ``W, H[, D]``, resized to the nearest pixel.
+    """Read a mask as class indices, int64 ``W, H[, D]``, resized by the nearest pixel's centre, as images are.
 
     Args:
         path: of the mask.
@@ -27,5 +27,5 @@ def mask_of_size(path: str | Path, size: Sequence[int], classes: int) -> Tensor:
         values = values[..., 0]
     if values.ndim != len(size) or values.min() < 0 or values.max() >= classes:
         raise InputError(f"{path} is no mask of {classes} classes: it needs one channel of class indices from 0")
-    resized = Resize(spatial_size=tuple(size), mode="nearest")(torch.from_numpy(values)[None].float())
+    resized = Resize(spatial_size=tuple(size), mode="nearest-exact")(torch.from_numpy(values)[None].float())
     return torch.as_tensor(resized)[0].long()

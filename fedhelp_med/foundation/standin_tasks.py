@@ -90,7 +90,7 @@ class MaskTask(StandInTask):
         return isinstance(label, str)
 
     def labels(self, entries: Sequence[Any], spec: InputSpec, classes: int) -> Tensor:
-        """Return ``N, 1, W, H`` indices, resized to the nearest pixel.
+        """Return ``N, 1, W, H`` indices, resized by the nearest pixel's centre.
 
         Raises:
             InputError: for a mask that cannot be read, has several channels, or holds other values than the classes.

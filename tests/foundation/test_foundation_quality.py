@@ -222,7 +222,7 @@ def test_a_mask_keeps_its_classes_when_it_is_resized(tmp_path):
     mask[4:, 3:] = 2
     nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii")
     small = mask_of_size(tmp_path / "mask.nii", (4, 3), classes=3)
-    np.testing.assert_array_equal(small[:, 1:], [[0, 0], [0, 0], [0, 2], [0, 2]])
+    np.testing.assert_array_equal(small, [[0, 0, 0], [0, 0, 0], [0, 2, 2], [0, 2, 2]])
     with pytest.raises(InputError, match="is no mask of 2 classes"):
         mask_of_size(tmp_path / "mask.nii", (4, 3), classes=2)
 
@@ -255,3 +255,13 @@ def test_an_embedding_has_a_size_and_no_classes(tmp_path, path):
     assert "no classes to compare with labels" in cover(datalist, path).reason
     with Ledger(path, readonly=True) as ledger:
         assert ledger.models()[0].kind == "embedding"
+
+
+def test_masks_are_resized_about_the_pixels_centres_as_images_are(tmp_path):
+    columns = np.repeat(np.array([0, 0, 0, 1, 1, 1, 1, 1], np.uint8)[:, None], 8, 1)
+    nibabel.save(nibabel.Nifti1Image(columns, np.eye(4)), tmp_path / "mask.nii")
+    small = mask_of_size(tmp_path / "mask.nii", (2, 2), classes=2)
+    # the centres are 2 and 6
+    assert small[:, 0].tolist() == [0, 1]
+    third = mask_of_size(tmp_path / "mask.nii", (3, 8), classes=2)
+    assert third[:, 0].tolist() == [0, 1, 1]  # centres 1.33, 4 and 6.67; from the first pixels 0, 2.67 and 5.33: 0, 0, 1
