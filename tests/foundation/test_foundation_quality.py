@@ -264,4 +264,4 @@ def test_masks_are_resized_about_the_pixels_centres_as_images_are(tmp_path):
     # the centres are 2 and 6
     assert small[:, 0].tolist() == [0, 1]
     third = mask_of_size(tmp_path / "mask.nii", (3, 8), classes=2)
-    assert third[:, 0].tolist() == [0, 1, 1]  # centres 1.33, 4 and 6.67; from the first pixels 0, 2.67 and 5.33: 0, 0, 1
+    assert third[:, 0].tolist() == [0, 1, 1]  # by the first pixels 0, 0, 1
