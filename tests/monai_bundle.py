@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import BUNDLE
+from monai.bundle import ConfigWorkflow
 
 SCHEMA = Path(__file__).parent / "bundles" / "metadata.schema.json"
 
@@ -23,3 +25,23 @@ def bundle_command(command: str, *arguments: str, cwd: Path = BUNDLE) -> str:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+def check_inference_on_a_folder_without_images(bundle: Path, folder: Path) -> None:
+    """A bundle's ``inference.json`` ends with a remedy where a folder has no image, and takes endings in capitals."""
+
+    def workflow() -> ConfigWorkflow:
+        return ConfigWorkflow(
+            config_file=str(bundle / "configs/inference.json"),
+            workflow_type="infer",
+            logging_file=False,
+            dataset_dir=str(folder),
+            bundle_root=str(bundle),
+        )
+
+    (folder / "slice.dcm").touch()
+    expected = r"no image with the ending .nii, .nii.gz, .png.* read DICOM with fedhelp pred"
+    with pytest.raises(SystemExit, match=expected):
+        workflow().initialize()
+    (folder / "CAPITALS.PNG").touch()
+    assert workflow().parser.get_parsed_content("datalist") == [str(folder / "CAPITALS.PNG")]

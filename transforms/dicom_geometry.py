@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from fedhelp_med.transforms.dicom_elements import (
+    Floats,
+    first_item,
+    functional_group,
+    number_of,
+    orientation_of,
+    pixel_spacing,
+    slice_distance,
+    vector_of,
+)
 from fedhelp_med.transforms.dicom_file import DicomFile
 from fedhelp_med.transforms.errors import ImageError
-
-Floats = npt.NDArray[np.float64]
 
 SAME = 1e-2  # mm; positions are written with few digits
 UNEVEN = 0.05  # of the spacing: more is a gap, less is rounding
@@ -91,27 +98,27 @@ def frames_of(file: DicomFile, number: int) -> list[Frame]:
         ImageError: a geometry that cannot be one.
     """
     header = file.header
-    shared = _first(header, "SharedFunctionalGroupsSequence")
+    shared = first_item(header, "SharedFunctionalGroupsSequence")
     every = header.get("PerFrameFunctionalGroupsSequence") or []
     if every and len(every) != file.frames:
         raise ImageError(file.path, f"{file.frames} frames, but functional groups for {len(every)}; export it again")
     frames = []
     for index in range(file.frames):
         places = [place for place in ((every[index] if every else None), shared) if place is not None]
-        position = _group(places, "PlanePositionSequence", header if file.frames == 1 else None)
-        orientation = _group(places, "PlaneOrientationSequence", header)
-        measures = _group(places, "PixelMeasuresSequence", header)
-        values = _group(places, "PixelValueTransformationSequence", header)
+        position = functional_group(places, "PlanePositionSequence", header if file.frames == 1 else None)
+        orientation = functional_group(places, "PlaneOrientationSequence", header)
+        measures = functional_group(places, "PixelMeasuresSequence", header)
+        values = functional_group(places, "PixelValueTransformationSequence", header)
         frames.append(
             Frame(
                 number,
                 index,
-                _vector(file.path, position, "ImagePositionPatient", 3),
-                _orientation(file.path, orientation),
-                _spacing(file.path, measures),
-                _slice_thickness(file.path, measures),
-                _number(file.path, values, "RescaleSlope"),
-                _number(file.path, values, "RescaleIntercept") or 0.0,
+                vector_of(file.path, position, "ImagePositionPatient", 3),
+                orientation_of(file.path, orientation),
+                pixel_spacing(file.path, measures),
+                slice_distance(file.path, measures),
+                number_of(file.path, values, "RescaleSlope"),
+                number_of(file.path, values, "RescaleIntercept") or 0.0,
             )
         )
     known = {None if frame.position is None else frame.position.tobytes() for frame in frames}
@@ -208,13 +215,13 @@ def _dimensions(header: Any) -> list[int]:
 def _told_apart(path: Path, own: Any, shared: Any, dimensions: Sequence[int]) -> tuple[Any, Any]:
     """What tells a frame from others at its place: its indices, and its traits."""
     places = [own] if shared is None else [own, shared]
-    content = _first(own, "FrameContentSequence")
+    content = first_item(own, "FrameContentSequence")
     values = [] if content is None else content.get("DimensionIndexValues") or []
     values = [values] if isinstance(values, int) else list(values)
     indices = tuple(int(values[number]) for number in dimensions if number < len(values))
     traits = []
     for sequence, keyword in TRAITS:
-        number = _number(path, _group(places, sequence, None), keyword)
+        number = number_of(path, functional_group(places, sequence, None), keyword)
         traits.append(-1.0 if number is None else round(number, 3))
     return indices, tuple(traits)
 
@@ -289,72 +296,3 @@ def _measured(frame: Frame) -> bool:
 def _near(frame: Frame, other: Frame) -> bool:
     assert frame.position is not None and other.position is not None
     return bool(np.abs(frame.position - other.position).max() < SAME)
-
-
-def _first(header: Any, keyword: str) -> Any:
-    items = header.get(keyword) or []
-    return items[0] if len(items) else None
-
-
-def _group(places: Sequence[Any], keyword: str, otherwise: Any) -> Any:
-    """The macro of a frame: its own, the shared one, else the file's own elements."""
-    for place in places:
-        found = _first(place, keyword)
-        if found is not None:
-            return found
-    return otherwise
-
-
-def _number(path: Path, place: Any, keyword: str) -> float | None:
-    value = None if place is None else place.get(keyword)
-    if value is None or value == "":
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ImageError(path, f"{keyword} is {value!r}, not a number; export it again") from None
-    if not np.isfinite(number) or (keyword == "RescaleSlope" and number == 0):
-        raise ImageError(path, f"{keyword} is {number:g}; export it again")
-    return number
-
-
-def _vector(path: Path, place: Any, keyword: str, length: int) -> Floats | None:
-    value = None if place is None else place.get(keyword)
-    if value is None or value == "" or value == []:
-        return None
-    try:
-        vector = np.array([float(part) for part in value], dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ImageError(path, f"{keyword} is {value!r}, not {length} numbers; export it again") from None
-    if vector.shape != (length,) or not np.isfinite(vector).all():
-        raise ImageError(path, f"{keyword} is {list(value)}, not {length} numbers; export it again")
-    return vector
-
-
-def _orientation(path: Path, place: Any) -> Floats | None:
-    vector = _vector(path, place, "ImageOrientationPatient", 6)
-    if vector is None:
-        return None
-    pair = vector.reshape(2, 3)
-    lengths = np.linalg.norm(pair, axis=1)
-    if lengths.min() < 0.9 or lengths.max() > 1.1 or abs(float(np.dot(pair[0], pair[1]))) > 0.01:
-        raise ImageError(path, f"ImageOrientationPatient {vector.tolist()} is no pair of unit vectors at right angles")
-    return pair
-
-
-def _slice_thickness(path: Path, place: Any) -> float | None:
-    for keyword in ("SpacingBetweenSlices", "SliceThickness"):
-        value = _number(path, place, keyword)
-        if value:
-            return abs(value)  # nuclear medicine gives the spacing a sign
-    return None
-
-
-def _spacing(path: Path, place: Any) -> tuple[float, float] | None:
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        vector = _vector(path, place, keyword, 2)
-        if vector is not None:
-            if vector.min() <= 0:
-                raise ImageError(path, f"{keyword} is {vector.tolist()} mm: spacing must be above 0; export it again")
-            return float(vector[1]), float(vector[0])
-    return None

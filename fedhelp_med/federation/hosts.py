@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from fedhelp_med.common.errors import FedHelpError, reason_of
-from fedhelp_med.federation.site import ClientFactory, SiteHost, SiteJob, SiteReport, fedhelp_client
+from fedhelp_med.federation.site import ClientFactory, SiteHost, fedhelp_client
+from fedhelp_med.federation.site_messages import SiteJob, SiteReport
 
 Result = TypeVar("Result")
 Outcome = SiteReport | Exception

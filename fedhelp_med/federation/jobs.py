@@ -9,7 +9,7 @@ from fedhelp_med.common.files import write_json
 from fedhelp_med.data import Datalist
 from fedhelp_med.federation.config import Site, Upload
 from fedhelp_med.federation.loading import Federation, local_layers
-from fedhelp_med.federation.site import SiteJob
+from fedhelp_med.federation.site_messages import SiteJob
 from fedhelp_med.federation.task import site_overlay
 from fedhelp_med.federation.tracking import following
 from fedhelp_med.federation.workspace import Workspace

@@ -17,7 +17,8 @@ from torch.utils.hooks import RemovableHandle
 
 from fedhelp_med.common.files import write_json
 from fedhelp_med.federation.client import FedHelpAlgo
-from fedhelp_med.federation.site import SiteJob, client_of
+from fedhelp_med.federation.site import client_of
+from fedhelp_med.federation.site_messages import SiteJob
 
 FLOPS_FILE = "flops.json"
 """In a site's folder: the floating-point operations of each round's training."""

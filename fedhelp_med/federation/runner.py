@@ -22,7 +22,8 @@ from fedhelp_med.federation.loading import Federation, naming, save_federation
 from fedhelp_med.federation.observer import Observer, Silent
 from fedhelp_med.federation.opening import open_workspace
 from fedhelp_med.federation.server import Counts, Server
-from fedhelp_med.federation.site import ClientFactory, SiteReport, fedhelp_client
+from fedhelp_med.federation.site import ClientFactory, fedhelp_client
+from fedhelp_med.federation.site_messages import SiteReport
 from fedhelp_med.federation.state import save_tensors
 from fedhelp_med.federation.task import check_networks, task_constants
 from fedhelp_med.federation.tracking import open_experiment

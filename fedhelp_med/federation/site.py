@@ -6,9 +6,8 @@ import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import torch
 from ignite.engine import Events
@@ -20,117 +19,12 @@ from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.files import replacing_folder, write_json, write_text
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.federation.client import MODEL, ROUND, ROUNDS, SIGNALS, SPLIT, FedHelpAlgo
-from fedhelp_med.federation.config import Upload
 from fedhelp_med.federation.deployment import Candidate, Choice, choose
+from fedhelp_med.federation.site_messages import SiteJob, SiteReport
 from fedhelp_med.federation.state import load_state, load_tensors, save_state, save_tensors
-from fedhelp_med.federation.tracking import Following, Tracker
+from fedhelp_med.federation.tracking import Tracker
 from fedhelp_med.federation.workspace import Row
-from fedhelp_med.methods import Exchange, Role
 from fedhelp_med.methods.base import CLASS_COUNTS
-from fedhelp_med.networks import LocalLayers
-
-
-@dataclass(frozen=True)
-class SiteJob:
-    """Everything that a site's process has to know; plain values, so that it can be sent to one.
-
-    Args:
-        name: the site's.
-        role: ``small`` or ``large``.
-        bundle: the bundle's folder.
-        configs: the config files that the site executes: the bundle's, relative to it, then the site's own overlay.
-        folder: the site's in the run folder.
-        seed: the federation's.
-        rounds: how many there will be.
-        local_epochs: per round.
-        samples: training images, by which the server may weight the site.
-        splits: those that have an image.
-        has_large: whether there is a large network that never leaves the site.
-        trained: what ``metrics.csv`` calls the trainer's ``network``.
-        deployed: the networks whose probabilities are averaged by default.
-        keep_optimizer: keep the state of the exchanged network's optimiser across rounds.
-        exchange: what travels: ``weights``, ``predictions`` or ``nothing``.
-        upload: ``weights``, or their ``differences`` to the downloaded ones.
-        local_layers: layers that are not exchanged.
-        chooses: whether the site's validation studies may decide for other networks than ``deployed``.
-        offset: added to the deployed network's logits, one number a class; empty for nothing.
-        reference: the file of the site's local-only network, a candidate for deployment; None where there is none.
-        threads: torch's.
-        timeout: seconds after which a step of the site fails; None for never.
-        following: how the site is followed live; None for not at all.
-    """
-
-    name: str
-    role: Role
-    bundle: str
-    configs: tuple[str, ...]
-    folder: Path
-    seed: int
-    rounds: int
-    local_epochs: int
-    samples: int
-    splits: tuple[str, ...]
-    validation_patients: tuple[int, ...]
-    has_large: bool
-    trained: str
-    deployed: tuple[str, ...]
-    keep_optimizer: bool
-    exchange: Exchange
-    upload: Upload
-    local_layers: LocalLayers
-    chooses: bool
-    offset: tuple[float, ...]
-    reference: Path | None
-    threads: int
-    timeout: float | None
-    following: Following | None
-
-
-@dataclass
-class SiteReport:
-    """What a site tells after a step: it trained, evaluated, counted, or was tested.
-
-    Attributes:
-        rows: of ``metrics.csv``.
-        samples: training images; 0 for a step without training.
-        seconds: of the whole step.
-        engine_seconds: of it, those in training and evaluation.
-        bytes_sent: the size of the update.
-        loss: the mean training loss of the round, with the method's terms.
-        loss_terms: the mean weighted value of each of these terms.
-        counts: of each class, the recognised and the present training images.
-        choice: what the site deploys and why, where its validation studies decided.
-    """
-
-    rows: list[Row] = field(default_factory=list)
-    samples: int = 0
-    seconds: float = 0.0
-    engine_seconds: float = 0.0
-    bytes_sent: int = 0
-    loss: float | None = None
-    loss_terms: dict[str, float] = field(default_factory=dict)
-    counts: list[tuple[int, int]] = field(default_factory=list)
-    choice: Choice | None = None
-
-
-@runtime_checkable
-class PersonalClient(Protocol):
-    """What ``FedHelpAlgo`` offers beyond a MONAI ``ClientAlgo``."""
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The networks that the site trains."""
-
-    @property
-    def loss_terms(self) -> dict[str, float]:
-        """The mean weighted value of each added loss term in the last round."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The personal state."""
-
-    def load_state_dict(self, state: Any) -> None:
-        """Continue from a personal state."""
-
 
 ClientFactory = Callable[[SiteJob], ClientAlgo]
 
@@ -185,7 +79,7 @@ class SiteHost:
             report.engine_seconds += time.perf_counter() - begin
             update = client.get_weights(extra)
             report.bytes_sent = self._keep(number, None if self.job.exchange == "nothing" else update)
-            if isinstance(client, PersonalClient):
+            if isinstance(client, FedHelpAlgo):
                 report.loss, report.loss_terms = getattr(client, "mean_loss", None), client.loss_terms
                 for model in client.models:
                     report.rows += self._evaluate(number, model, "validation", None, report)
@@ -222,7 +116,7 @@ class SiteHost:
         report = SiteReport()
         with self._failing_safely():
             client = self._ready()
-            if isinstance(client, PersonalClient):  # a stock client knows neither splits nor networks of its own
+            if isinstance(client, FedHelpAlgo):  # a stock client knows neither splits nor networks of its own
                 if not self._states():
                     raise FedHelpError(f"{self.job.name}: finished no round of training, so there is nothing to test")
                 exchanged = ("global",) if weights is not None else ()
@@ -251,7 +145,7 @@ class SiteHost:
             client = self._create(self.job)
             client.initialize({ExtraItems.CLIENT_NAME: self.job.name})
             states = self._states()
-            if states and isinstance(client, PersonalClient):
+            if states and isinstance(client, FedHelpAlgo):
                 client.load_state_dict(load_state(states[-1]))
             self._watch(client)
             if self.job.following is not None and isinstance(client, FedHelpAlgo):
@@ -284,7 +178,7 @@ class SiteHost:
                 write_json(
                     folder / "update.json", {"weight_type": str(update.weight_type), "samples": self.job.samples}
                 )
-            if isinstance(self._client, PersonalClient):
+            if isinstance(self._client, FedHelpAlgo):
                 save_state(folder, self._client.state_dict())
         return size
 

@@ -20,7 +20,7 @@ from fedhelp_med.federation.aggregate import aggregate
 from fedhelp_med.federation.loading import load_federation
 from fedhelp_med.federation.observer import Silent
 from fedhelp_med.federation.runner import run_federation
-from fedhelp_med.federation.site import SiteReport
+from fedhelp_med.federation.site_messages import SiteReport
 from fedhelp_med.federation.workspace import Workspace
 from fedhelp_med.handlers import ForwardDistillation, RankingDistillation
 from fedhelp_med.networks import large_classifier, small_classifier

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import BUNDLE, SMALL
 from monai.bundle import ConfigParser, ConfigWorkflow
-from monai_bundle import SCHEMA, bundle_command
+from monai_bundle import SCHEMA, bundle_command, check_inference_on_a_folder_without_images
 from torch.nn.modules.batchnorm import _BatchNorm
 
 pytestmark = pytest.mark.integration
@@ -159,22 +159,7 @@ def test_shipped_weights_fit_and_the_torchscript_answers_the_same():
 
 
 def test_inference_on_a_folder_without_images_is_an_error(tmp_path):
-    def workflow():
-        return ConfigWorkflow(
-            config_file=str(BUNDLE / "configs/inference.json"),
-            workflow_type="infer",
-            logging_file=False,
-            dataset_dir=str(tmp_path),
-            bundle_root=str(BUNDLE),
-        )
-
-    (tmp_path / "slice.dcm").touch()
-    with pytest.raises(
-        SystemExit, match=r"no image with the ending .nii, .nii.gz, .png.* read DICOM with fedhelp pred"
-    ):
-        workflow().initialize()
-    (tmp_path / "CAPITALS.PNG").touch()
-    assert workflow().parser.get_parsed_content("datalist") == [str(tmp_path / "CAPITALS.PNG")]
+    check_inference_on_a_folder_without_images(BUNDLE, tmp_path)
 
 
 def test_inference_names_only_monai_and_torch():

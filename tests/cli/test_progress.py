@@ -7,7 +7,7 @@ from rich.console import Console
 
 from fedhelp_med.cli import progress
 from fedhelp_med.cli.progress import Bar, ProgressObserver, losses
-from fedhelp_med.federation.site import SiteReport
+from fedhelp_med.federation.site_messages import SiteReport
 
 
 def watch(console, rounds=10, sites=("clinic-a", "hospital-a")):

@@ -29,7 +29,7 @@ from fedhelp_med.federation.nvflare.wire import (
     unpack_report,
 )
 from fedhelp_med.federation.runner import run_federation, run_methods
-from fedhelp_med.federation.site import SiteReport
+from fedhelp_med.federation.site_messages import SiteReport
 from fedhelp_med.federation.task import task_constants
 from fedhelp_med.federation.workspace import Row
 

@@ -11,7 +11,8 @@ from fedhelp_med.federation.jobs import site_job
 from fedhelp_med.federation.nvflare.plan import Plan, read_plan, site_federation
 from fedhelp_med.federation.nvflare.wire import REPORT, REQUEST, pack_report, to_arrays, to_tensors, unpack_arguments
 from fedhelp_med.federation.runner import reference_of
-from fedhelp_med.federation.site import SiteHost, SiteReport
+from fedhelp_med.federation.site import SiteHost
+from fedhelp_med.federation.site_messages import SiteReport
 from fedhelp_med.federation.state import load_tensors, save_tensors
 from fedhelp_med.federation.workspace import Row, Workspace, forget_states
 from fedhelp_med.foundation.acquisition import acquire

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedhelp_med.federation.deployment import Choice
-from fedhelp_med.federation.site import SiteReport
+from fedhelp_med.federation.site_messages import SiteReport
 from fedhelp_med.federation.workspace import Row
 
 REQUEST = "fedhelp_request"
