@@ -2,8 +2,8 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -11,15 +11,16 @@ from monai.bundle import ConfigParser
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, FlPhase, FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.federation.client_state import fitting_weights, load_partly, restore_trainer, trainer_state
 from fedhelp_med.federation.recognition import count_by_class, predictions
 from fedhelp_med.federation.seeding import SeededWorkflow, reseed_loader, seed_round
+from fedhelp_med.federation.site_networks import SiteNetworks
 from fedhelp_med.handlers import MeanLoss, Messenger
-from fedhelp_med.networks import LocalLayers, MeanOfProbabilities, balancing_offset, local_keys
+from fedhelp_med.networks import LocalLayers, local_keys
 
 Split = Literal["training", "validation", "testing"]
 
@@ -50,11 +51,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         local_epochs: per round.
         send_weight_diff: differences to the downloaded weights instead of weights.
         has_large: whether this site's config has a large network that starts from the site's own seed.
-        trained: what the trainer's network is called; by default ``proxy`` beside a large network, else ``surrogate``.
-        deployed: the networks whose probabilities are averaged when ``deployed`` is evaluated; by default the large
-            network where there is one, else the trained one.
-        offset: added to the logits of networks that learned from this site's images last, one number a class, when they
-            are deployed; empty for nothing.
+        trained, deployed, offset: those of ``SiteNetworks``.
         keep_optimizer: keep the optimiser's state of the exchanged network across rounds.
         local_layers: layers that are not exchanged: ``none``, ``batch-norm`` or all ``normalization``.
     """
@@ -87,16 +84,12 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         self.testing_config = config_evaluate_filename
         self.seed = seed
         self.has_large = has_large
-        self.trained = trained
-        self.deployed = tuple(deployed)
-        self.offset = tuple(offset)
-        self.global_offset = self.offset
+        self._name_networks = partial(SiteNetworks, trained=trained, deployed=deployed, offset=offset)
         self.keep_optimizer = keep_optimizer
         self.local_layers: LocalLayers = local_layers
         self.round = 0
         self._received: dict[str, Tensor] = {}
         self._loaders: dict[str, Any] = {}
-        self.added: dict[str, nn.Module] = {}
 
     def initialize(self, extra: dict[str, Any] | None = None) -> None:
         """Build trainer and evaluator from the bundle; the site's name is ``extra[ExtraItems.CLIENT_NAME]``."""
@@ -119,21 +112,14 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
             stats_sender.attach(self.evaluator)
 
         network = self.trainer.network
-        self.large: nn.Module | None = getattr(self.trainer, "large_network", None)
-        self.trained = self.trained or ("surrogate" if self.large is None else "proxy")
-        self.deployed = self.deployed or (self.trained if self.large is None else "large",)
-        self._global = copy.deepcopy(network)
+        large = getattr(self.trainer, "large_network", None)
+        self.networks = self._name_networks(str(self.client_name), network, large=large)
         personal = local_keys(network, self.local_layers)
         self.shared_keys = tuple(key for key in network.state_dict() if key not in personal)
         self.handlers: list[Any] = self.train_workflow.parser.get_parsed_content("method_handlers")
         self._loss = MeanLoss()
         self._loss.attach(self.trainer)
         self._messenger = next((handler for handler in self.handlers if isinstance(handler, Messenger)), None)
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The networks that this site trains: the exchanged one, and the large one where there is one."""
-        return (str(self.trained),) if self.large is None else (str(self.trained), "large")
 
     @property
     def loss_terms(self) -> dict[str, float]:
@@ -218,7 +204,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         if data.weights is not None:
             self.receive_global(data, extra)
         self.phase = FlPhase.EVALUATE
-        self.evaluator.network = self.network(extra.get(MODEL, "global"))
+        self.evaluator.network = self.networks[extra.get(MODEL, "global")]
         self.evaluator.data_loader = loader = self._loader(extra.get(SPLIT, "validation"))
         metrics: dict[str, float] = {}
         if len(loader) > 0:
@@ -242,7 +228,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
 
     def receive_global(self, data: ExchangeObject, extra: dict[str, Any] | None = None) -> None:
         """Load the weights in ``data`` into ``global``; layers that stay at the site are the trained network's."""
-        load_partly(self._global, {**self.trainer.network.state_dict(), **self._incoming(data, extra or {})})
+        load_partly(self.networks.received, {**self.trainer.network.state_dict(), **self._incoming(data, extra or {})})
 
     def count_recognised(self, data: ExchangeObject) -> list[tuple[int, int]]:
         """Return, for each class, how many training images the weights in ``data`` recognise and how many there are.
@@ -253,18 +239,7 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         loader = self._loader("training")
         if not len(loader):
             return []
-        return count_by_class(lambda: predictions(self._global, loader, self.trainer, self.evaluator.inferer))
-
-    def hear_class_counts(self, counts: Sequence[int]) -> None:
-        """Balance ``global``, where deployed networks are balanced at all, by what all sites' images together were."""
-        if self.offset:
-            self.global_offset = balancing_offset(counts)
-
-    def add_network(self, name: str, weights: Mapping[str, Tensor]) -> None:
-        """Make another network of the site's own size known, e.g. the one that was trained on its data alone."""
-        network = copy.deepcopy(self.trainer.network if self.large is None else self.large)
-        network.load_state_dict(dict(weights))
-        self.added[name] = network
+        return count_by_class(lambda: predictions(self.networks.received, loader, self.trainer, self.evaluator.inferer))
 
     def fine_tune(self, data: ExchangeObject, extra: dict[str, Any]) -> None:
         """Make ``fine-tuned`` known: the weights in ``data`` after one more round on the site's own images.
@@ -273,33 +248,9 @@ class FedHelpAlgo(MonaiAlgo):  # type: ignore[misc]
         """
         before = copy.deepcopy(self.state_dict())
         self.train(data, extra)
-        self.added["fine-tuned"] = copy.deepcopy(self.trainer.network)
+        tuned = copy.deepcopy(self.trainer.network)
         self.load_state_dict(before)
-
-    def network(self, model: str) -> nn.Module:
-        """Return a network of the site, live: what trains it further changes it.
-
-        Args:
-            model: what ``metrics.csv`` calls it: the trained one's name, ``large``, ``global``, one that was added
-                (``local``, ``fine-tuned``), or ``deployed``, the mean of the probabilities of some of these.
-
-        Raises:
-            FedHelpError: when there is no such network.
-        """
-        known: dict[str, nn.Module] = {str(self.trained): self.trainer.network, "global": self._global, **self.added}
-        if self.large is not None:
-            known["large"] = self.large
-        if model == "deployed":
-            return MeanOfProbabilities(*(known[name] for name in self.deployed), offset=self.deployed_offset)
-        if model not in known:
-            raise FedHelpError(f"{self.client_name}: has no network {model!r}; it has {', '.join(known)} and deployed")
-        return known[model]
-
-    @property
-    def deployed_offset(self) -> tuple[float, ...]:
-        """What is added to the logits of ``deployed``: the mean of what its networks need."""
-        needed = [self.global_offset if name == "global" else self.offset for name in self.deployed]
-        return tuple(fmean(values) for values in zip(*needed, strict=True))
+        self.networks.added["fine-tuned"] = tuned
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has to survive a restart: networks, optimisers, auxiliary heads, counters."""

@@ -114,7 +114,8 @@ class _Metered(FedHelpAlgo):
         return result
 
     def _meter(self) -> FlopMeter:
-        return FlopMeter(self.trainer.network, *((self.large,) if self.large is not None else ()))
+        large = self.networks.large
+        return FlopMeter(self.trainer.network, *((large,) if large is not None else ()))
 
     def _write(self, change: Callable[[int], int]) -> None:
         rounds = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}

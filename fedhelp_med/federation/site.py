@@ -81,7 +81,7 @@ class SiteHost:
             report.bytes_sent = self._keep(number, None if self.job.exchange == "nothing" else update)
             if isinstance(client, FedHelpAlgo):
                 report.loss, report.loss_terms = getattr(client, "mean_loss", None), client.loss_terms
-                for model in client.models:
+                for model in client.networks.trained:
                     report.rows += self._evaluate(number, model, "validation", None, report)
         report.seconds = time.perf_counter() - start
         return report
@@ -123,13 +123,13 @@ class SiteHost:
                 if isinstance(client, FedHelpAlgo):
                     told = signals.get(self.job.name, {})
                     if CLASS_COUNTS in told:
-                        client.hear_class_counts(told[CLASS_COUNTS])
+                        client.networks.hear_class_counts(told[CLASS_COUNTS])
                     if weights is not None:  # a site without a split to evaluate deploys them all the same
                         client.receive_global(_exchange(weights))
                     report.choice = self._choose(client, number, weights, told, report)
                 report.rows += self._evaluate(number, "deployed", "validation", weights, report)
                 self._keep_studies("deployed", "validation")
-                for model in (*client.models, *exchanged, "deployed"):
+                for model in (*client.networks.trained, *exchanged, "deployed"):
                     report.rows += self._evaluate(number, model, "testing", weights, report)
                     self._keep_studies(model, "testing")
             if isinstance(client, FedHelpAlgo):
@@ -214,39 +214,42 @@ class SiteHost:
         job = self.job
         if not job.chooses or "validation" not in job.splits:
             return None
+        networks = client.networks
         if job.reference is not None:
-            client.add_network("local", load_tensors(job.reference))
+            networks.add("local", load_tensors(job.reference))
         if weights is not None:
             begin = time.perf_counter()
             client.fine_tune(_exchange(weights), {ROUND: number, ROUNDS: job.rounds, SIGNALS: signals})
             report.engine_seconds += time.perf_counter() - begin
-        singles = (*client.models, *(("global",) if weights is not None else ()), *client.added)
+        default = networks.deployed
+        singles = (*networks.trained, *(("global",) if weights is not None else ()), *networks.added)
         candidates = []
-        for networks in (client.deployed, *((name,) for name in singles if (name,) != client.deployed)):
-            client.deployed = networks
+        for names in (default, *((name,) for name in singles if (name,) != default)):
+            networks.deployed = names
             self._evaluate(number, "deployed", "validation", weights, report)
             columns, studies = client.studies
-            candidates.append(Candidate(networks, studies))
+            candidates.append(Candidate(names, studies))
         if not columns:
-            client.deployed = candidates[0].networks
+            networks.deployed = default
             return None
         seed = derive_seed(job.seed, job.name, "deployment")
         choice = choose(columns, candidates[0], candidates[1:], seed, job.validation_patients)
-        client.deployed = choice.networks
+        networks.deployed = choice.networks
         return choice
 
     def _deploy(self, client: FedHelpAlgo, choice: Choice | None) -> None:
         with replacing_folder(self.job.folder / "deployed") as folder:
-            for model in client.deployed:
-                save_tensors(folder / f"{model}.safetensors", client.network(model).state_dict())
+            networks = client.networks
+            for model in networks.deployed:
+                save_tensors(folder / f"{model}.safetensors", networks[model].state_dict())
             write_json(
                 folder / "meta.json",
                 {
                     "site": self.job.name,
                     "role": self.job.role,
-                    "networks": list(client.deployed),
-                    "offset": list(client.deployed_offset),
-                    "rule": "mean of probabilities" if len(client.deployed) > 1 else "single network",
+                    "networks": list(networks.deployed),
+                    "offset": list(networks.deployed_offset),
+                    "rule": "mean of probabilities" if len(networks.deployed) > 1 else "single network",
                     "choice": None if choice is None else dataclasses.asdict(choice),
                     "bundle": self.job.bundle,
                     "configs": list(self.job.configs),

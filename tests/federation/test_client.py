@@ -16,7 +16,6 @@ from fedhelp_med.common.errors import FedHelpError
 from fedhelp_med.common.seeds import derive_seed
 from fedhelp_med.federation.client import MODEL, ROUND, SPLIT, FedHelpAlgo
 from fedhelp_med.federation.seeding import seed_round
-from fedhelp_med.networks import balancing_offset
 
 SEED = 5
 SMALL_ROLE, LARGE_ROLE = ["configs/train.json"], ["configs/train.json", "configs/train_large.json"]
@@ -78,25 +77,6 @@ def assert_equal(one, other):
         assert torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])), key
 
 
-def test_deployed_networks_are_balanced_by_what_each_learned_from(overlay):
-    algo = client(SMALL_ROLE, overlay(), deployed=("surrogate", "global"), offset=(0.5, -0.5))
-    assert algo.deployed_offset == (0.5, -0.5)  # nobody has counted all sites' images
-    algo.hear_class_counts([9, 1])
-    low, high = balancing_offset([9, 1])
-    assert algo.deployed_offset == pytest.approx(((0.5 + low) / 2, (-0.5 + high) / 2))
-    assert algo.network("deployed").offset.tolist() == pytest.approx(algo.deployed_offset)
-    algo.deployed = ("global",)
-    assert algo.deployed_offset == pytest.approx((low, high))
-    algo.deployed = ("surrogate",)
-    assert algo.deployed_offset == (0.5, -0.5)
-
-
-def test_without_balancing_all_sites_counts_change_nothing(overlay):
-    algo = client(SMALL_ROLE, overlay(), deployed=("surrogate", "global"))
-    algo.hear_class_counts([9, 1])
-    assert algo.deployed_offset == () and algo.network("deployed").offset is None
-
-
 def test_one_round_without_handlers_is_plain_monai_training(overlay):
     file = overlay(method_handlers=[])
     algo = client(SMALL_ROLE, file)
@@ -119,7 +99,7 @@ def test_several_rounds_without_handlers_equal_stock_monai_algo(overlay, configs
     ours, theirs = client(configs, file, keep_optimizer=True), stock(configs, file)
     weights = start(ours)
     if len(configs) > 1:
-        theirs.trainer.large_network.load_state_dict(ours.large.state_dict())
+        theirs.trainer.large_network.load_state_dict(ours.networks.large.state_dict())
     for number in (1, 2, 3):
         seed_round(theirs.trainer, derive_seed(SEED, "a", number))
         for algo in (ours, theirs):
@@ -164,16 +144,16 @@ def test_differences_are_to_the_downloaded_weights(overlay):
 
 def test_no_tensor_of_the_large_network_is_exchanged_and_two_sites_share_none(overlay):
     one, other = client(LARGE_ROLE, overlay("a"), "a"), client(LARGE_ROLE, overlay("b"), "b")
-    assert one.large is not other.large
-    pointers = {parameter.data_ptr() for parameter in one.large.parameters()}
-    assert not pointers & {parameter.data_ptr() for parameter in other.large.parameters()}
+    assert one.networks.large is not other.networks.large
+    pointers = {parameter.data_ptr() for parameter in one.networks.large.parameters()}
+    assert not pointers & {parameter.data_ptr() for parameter in other.networks.large.parameters()}
     # The sites start from different large networks and one small network.
-    assert not torch.equal(next(one.large.parameters()), next(other.large.parameters()))
+    assert not torch.equal(next(one.networks.large.parameters()), next(other.networks.large.parameters()))
     assert_equal(start(one), start(other))
 
     one.train(ExchangeObject(weights=start(one)))
     update = one.get_weights().weights
-    large = one.large.state_dict()
+    large = one.networks.large.state_dict()
     assert set(update) == set(one.trainer.network.state_dict())
     shapes_only_large = {tuple(t.shape) for t in large.values()} - {tuple(t.shape) for t in start(one).values()}
     assert shapes_only_large and not shapes_only_large & {tuple(tensor.shape) for tensor in update.values()}
@@ -236,7 +216,7 @@ def test_fine_tuning_is_one_more_round_that_leaves_no_trace(overlay, configs):
         site.train(ExchangeObject(weights=weights), {ROUND: 1})
     downloaded = {key: value + 0.01 for key, value in weights.items()}
     algo.fine_tune(ExchangeObject(weights=downloaded), {ROUND: 2})
-    tuned = algo.network("fine-tuned").state_dict()
+    tuned = algo.networks["fine-tuned"].state_dict()
     before, after = flatten(other.state_dict()), flatten(algo.state_dict())
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     other.train(ExchangeObject(weights=downloaded), {ROUND: 2})
@@ -266,7 +246,7 @@ def test_a_restarted_site_continues_to_the_bit(overlay):
     restarted.load_state_dict(state)
     restarted.train(ExchangeObject(weights=update), {ROUND: 2})
     assert_equal(restarted.get_weights().weights, steady.get_weights().weights)
-    assert_equal(restarted.large.state_dict(), steady.large.state_dict())
+    assert_equal(restarted.networks.large.state_dict(), steady.networks.large.state_dict())
 
 
 def test_optimiser_of_the_exchanged_network_is_forgotten_and_the_large_one_kept(overlay):
@@ -308,7 +288,7 @@ def test_batch_norm_that_stays_local_is_not_exchanged(overlay):
     own = algo.trainer.network.state_dict()
     assert any(not torch.equal(own[key], everything[key]) for key in own if "running_mean" in key)
     algo.evaluate(ExchangeObject(weights=shared))
-    seen = algo.network("global").state_dict()
+    seen = algo.networks["global"].state_dict()
     assert_equal(
         {k: v for k, v in seen.items() if "running_mean" in k}, {k: v for k, v in own.items() if "running_mean" in k}
     )
