@@ -1,5 +1,8 @@
 """Masks from DICOM label objects: segmentations (SEG, PS3.3 A.51) and contours (RTSTRUCT, PS3.3 A.19)."""
 
+import dataclasses
+import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +26,28 @@ OFF_SLICE = 0.5  # of the slice distance: a contour further off is of another sl
 
 @dataclass(frozen=True)
 class Structure:
-    """One named region of an image.
+    """One named region of an image, kept small: a scan holds the regions of all studies until it knows the classes.
 
     Attributes:
         name: as the object calls it.
-        mask: in the image's axes ``W, H[, D]``.
+        shape: of the image, ``W, H[, D]``.
+        packed: the region's bits, compressed.
     """
 
     name: str
-    mask: Mask
+    shape: tuple[int, ...]
+    packed: bytes
+
+    @classmethod
+    def of(cls, name: str, mask: Mask) -> "Structure":
+        """Pack a region."""
+        return cls(name, mask.shape, zlib.compress(np.packbits(mask).tobytes(), level=1))
+
+    @property
+    def mask(self) -> Mask:
+        """The region, in the image's axes ``W, H[, D]``."""
+        bits = np.frombuffer(zlib.decompress(self.packed), np.uint8)
+        return np.unpackbits(bits, count=math.prod(self.shape)).reshape(self.shape).view(np.bool_)
 
 
 def referenced_series(label: LabelObject) -> str:
@@ -79,7 +95,7 @@ def read_structures(label: LabelObject, shape: Sequence[int], affine: Affine) ->
         raise ImageError(label.path, reason) from None
     if not structures:
         raise ImageError(label.path, f"a {label.kind.upper()} without any region; leave it out")
-    return [Structure(item.name, item.mask.reshape(shape)) for item in structures]
+    return [dataclasses.replace(item, shape=tuple(shape)) for item in structures]
 
 
 def _segments(path: Path, dataset: Any, volume: tuple[int, ...], to_index: Affine) -> list[Structure]:
@@ -88,17 +104,24 @@ def _segments(path: Path, dataset: Any, volume: tuple[int, ...], to_index: Affin
     names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
     kind = str(dataset.get("SegmentationType", "BINARY"))
     shared = dataset.get("SharedFunctionalGroupsSequence") or [None]
-    masks = {number: np.zeros(volume, np.bool_) for number in names}
-    for pixels, groups in zip(frames, dataset.PerFrameFunctionalGroupsSequence, strict=True):
-        to_voxels = to_index @ _frame_affine(groups, shared[0])
-        if kind == "LABELMAP":
-            for number in names:
-                _place(path, masks[number], pixels == number, to_voxels)
-            continue
-        number = int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-        limit = int(dataset.get("MaximumFractionalValue", 1)) / 2 if kind == "FRACTIONAL" else 0.5
-        _place(path, masks[number], pixels > limit, to_voxels)
-    return [Structure(names[number], mask) for number, mask in masks.items()]
+    limit = int(dataset.get("MaximumFractionalValue", 1)) / 2 if kind == "FRACTIONAL" else 0.5
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    to_voxels = [to_index @ _frame_affine(group, shared[0]) for group in groups]
+    owners = None
+    if kind != "LABELMAP":
+        owners = [int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for group in groups]
+        if unknown := set(owners) - set(names):
+            raise ImageError(path, f"has frames of segment {min(unknown)}, which it does not describe; export it again")
+    structures = []
+    for number, name in names.items():
+        mask = np.zeros(volume, np.bool_)
+        for place, (pixels, transform) in enumerate(zip(frames, to_voxels, strict=True)):
+            if owners is None:
+                _place(path, mask, pixels == number, transform)
+            elif owners[place] == number:
+                _place(path, mask, pixels > limit, transform)
+        structures.append(Structure.of(name, mask))
+    return structures
 
 
 def _frame_affine(groups: Any, shared: Any) -> Affine:
@@ -150,5 +173,5 @@ def _contours(path: Path, dataset: Any, volume: tuple[int, ...], to_index: Affin
             columns, rows = polygon(voxels[0], voxels[1], volume[:2])
             mask[columns, rows, level] ^= True  # a contour inside another is a hole
         if mask.any():
-            structures.append(Structure(names[int(region.ReferencedROINumber)], mask))
+            structures.append(Structure.of(names[int(region.ReferencedROINumber)], mask))
     return structures

@@ -156,9 +156,10 @@ def _paint(
         classes: names by index.
         overlaps: the voxels in which one class covers an earlier one are added, a number an image.
     """
-    values = np.zeros(structures[0].mask.shape, np.int64)
-    found = [(class_index(item.name, classes), item.mask) for item in structures]
-    for index, mask in sorted(((index, mask) for index, mask in found if index), key=lambda pair: pair[0]):
+    values = np.zeros(structures[0].shape, np.int64)
+    found = [(class_index(item.name, classes), item) for item in structures]
+    for index, item in sorted(((index, item) for index, item in found if index), key=lambda pair: pair[0]):
+        mask = item.mask
         for lower, count in zip(*np.unique(values[mask], return_counts=True), strict=True):
             if lower not in (0, index):
                 overlaps.setdefault((int(lower), index), []).append(int(count))

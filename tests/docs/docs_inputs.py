@@ -200,6 +200,7 @@ def report(page: Follower) -> None:
 
 def results(page: Follower) -> None:
     small_demos(page.monkeypatch)
+    (page.folder / "tests").symlink_to(ROOT / "tests")
     rng = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 60), ("val", 12), ("test", 12)):

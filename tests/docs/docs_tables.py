@@ -143,6 +143,8 @@ CHANGES = (
     Change("docs/disparity.md", "--seeds 5", "--seeds 1 --workers 1", ONE_SEED),
     Change("docs/disparity.md", "fedavg@rounds=30", "fedavg@rounds=2", MINUTES),
     Change("docs/results.md", "--seeds 5", "--seeds 1 --workers 1", ONE_SEED),
+    Change("docs/results.md", "better_model.py tissue 4000", "better_model.py tissue 2", MINUTES),
+    Change("docs/results.md", "federation-4000.yaml", "federation-2.yaml", MINUTES),
     Change("docs/results.md", "--rounds 15", "--rounds 1", MINUTES),
     Change("docs/results.md", "@rounds=20", "@rounds=2", MINUTES),
     Change("docs/results.md", "@rounds=30", "@rounds=2", MINUTES),
